@@ -1,0 +1,1 @@
+//! QMP through libvirt's RPC protocol, and on QEMU's own socket.
