@@ -1,0 +1,192 @@
+//! The generator: XDR text in, Rust text out, no file touched.
+//!
+//! [`generate`] is a line of steps: `lex` → `parse` → `resolve` → `emit`, each in the file of that name.
+//! `doc` reads doc comments and their annotations, `layout` works out sizes, `names` makes Rust names.
+//! Included by `build.rs` and by `tests/generator.rs`. Imports only the standard library.
+
+mod ast;
+mod doc;
+mod emit;
+mod emit_type;
+mod layout;
+mod lex;
+mod model;
+mod names;
+mod parse;
+mod resolve;
+
+use std::fmt;
+
+/// A module of the generated code.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Module<'a> {
+    /// Rust name, which is also the file stem or first directory of its sources under `xdr/`.
+    pub(crate) name: &'a str,
+    /// Prefixes of wire names that the module name makes redundant; the first that fits is taken off.
+    pub(crate) prefixes: &'a [&'a str],
+}
+
+/// The modules of this crate.
+pub(crate) const MODULES: &[Module<'static>] = &[
+    Module {
+        name: "rpc",
+        prefixes: &["virNet", "VIR_NET_", "VIR_"],
+    },
+    Module {
+        name: "keepalive",
+        prefixes: &["keepalive_", "KEEPALIVE_PROC_", "KEEPALIVE_"],
+    },
+    Module {
+        name: "remote",
+        prefixes: &["remote_", "REMOTE_PROC_", "REMOTE_"],
+    },
+    Module {
+        name: "qemu",
+        prefixes: &["qemu_", "QEMU_PROC_", "QEMU_"],
+    },
+];
+
+/// One file of definitions.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// Path as it is shown in messages and in rustdoc, such as `xdr/remote/auth.x`.
+    pub(crate) path: String,
+    /// All of its text.
+    pub(crate) text: String,
+}
+
+/// A place in the sources. Lines and columns count from 1, columns in characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct At {
+    pub(crate) source: usize,
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+}
+
+/// What is wrong at a place.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Problem {
+    pub(crate) at: At,
+    pub(crate) message: String,
+}
+
+impl Problem {
+    pub(crate) fn new(at: At, message: impl Into<String>) -> Self {
+        Self {
+            at,
+            message: message.into(),
+        }
+    }
+}
+
+/// A problem as the user reads it: `xdr/qemu.x:12:7: message`, always on one line.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Diagnostic(String);
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Turns the definitions into the text of one Rust file.
+///
+/// The same input gives the same output, whatever the order of `sources`.
+///
+/// # Errors
+/// Every problem found, in the order of the sources. A file that cannot be parsed gives its first problem,
+/// and names are looked up only once all files parse.
+pub(crate) fn generate(
+    modules: &[Module<'_>],
+    sources: &[Source],
+) -> Result<String, Vec<Diagnostic>> {
+    let mut sources: Vec<&Source> = sources.iter().collect();
+    sources.sort_by(|a, b| a.path.cmp(&b.path));
+
+    translate(modules, &sources).map_err(|mut problems| {
+        problems.sort();
+        problems
+            .iter()
+            .map(|problem| diagnostic(&sources, problem))
+            .collect()
+    })
+}
+
+fn translate(modules: &[Module<'_>], sources: &[&Source]) -> Result<String, Vec<Problem>> {
+    let mut files = Vec::new();
+    let mut problems = Vec::new();
+    for (index, source) in sources.iter().enumerate() {
+        let start = At {
+            source: index,
+            line: 1,
+            column: 1,
+        };
+        let stem = module_name(&source.path);
+        let Some(module) = modules.iter().position(|module| module.name == stem) else {
+            problems.push(Problem::new(
+                start,
+                format!("no module `{stem}` in the table of build/mod.rs"),
+            ));
+            continue;
+        };
+        match lex::lex(&source.text, index).and_then(parse::parse) {
+            Ok(definitions) => files.push(ast::File {
+                module,
+                definitions,
+            }),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let model = resolve::resolve(modules, sources, files)?;
+    Ok(emit::emit(&model))
+}
+
+/// `remote` for `xdr/remote/auth.x`, `qemu` for `xdr/qemu.x`.
+fn module_name(path: &str) -> &str {
+    let inside = path.strip_prefix("xdr/").unwrap_or(path);
+    let first = inside.split('/').next().unwrap_or(inside);
+    first.strip_suffix(".x").unwrap_or(first)
+}
+
+fn diagnostic(sources: &[&Source], problem: &Problem) -> Diagnostic {
+    let At { line, column, .. } = problem.at;
+    Diagnostic(format!(
+        "{}:{line}:{column}: {}",
+        path(sources, problem.at),
+        problem.message
+    ))
+}
+
+fn path<'a>(sources: &[&'a Source], at: At) -> &'a str {
+    sources
+        .get(at.source)
+        .map_or("", |source| source.path.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn module_is_the_first_name_under_xdr() {
+        assert_eq!(module_name("xdr/qemu.x"), "qemu");
+        assert_eq!(module_name("xdr/remote/auth.x"), "remote");
+        assert_eq!(module_name("xdr/remote/deep/er.x"), "remote");
+    }
+
+    #[test]
+    fn a_file_without_a_module_is_reported() {
+        let source = Source {
+            path: "xdr/lost.x".into(),
+            text: String::new(),
+        };
+        let problems = generate(MODULES, &[source]).unwrap_err();
+        assert_eq!(
+            problems[0].to_string(),
+            "xdr/lost.x:1:1: no module `lost` in the table of build/mod.rs"
+        );
+    }
+}

@@ -1,0 +1,694 @@
+//! Tokens to definitions: RFC 4506 for the types, RFC 5531 for programs. No recursion, so no text is too deep.
+
+use super::ast::{
+    Arm, Body, Declaration, Definition, EnumValue, Name, Procedure, Program, Scalar, Shape,
+    TypeKind, TypeName, Union, Value,
+};
+use super::doc::Doc;
+use super::lex::{Kind, Token};
+use super::{At, Problem};
+
+/// Words that cannot name anything.
+const RESERVED: &[&str] = &[
+    "bool",
+    "case",
+    "char",
+    "const",
+    "default",
+    "double",
+    "enum",
+    "float",
+    "hyper",
+    "int",
+    "opaque",
+    "quadruple",
+    "short",
+    "string",
+    "struct",
+    "switch",
+    "typedef",
+    "union",
+    "unsigned",
+    "void",
+];
+
+/// All definitions of a file, or the first problem in it.
+pub(crate) fn parse(tokens: Vec<Token>) -> Result<Vec<Definition>, Problem> {
+    let mut parser = Parser { tokens, next: 0 };
+    let mut definitions = Vec::new();
+    loop {
+        let doc = parser.doc();
+        if parser.kind() == &Kind::End {
+            parser.nothing_to_document(&doc)?;
+            return Ok(definitions);
+        }
+        definitions.push(parser.definition(doc)?);
+    }
+}
+
+struct Parser {
+    tokens: Vec<Token>,
+    next: usize,
+}
+
+/// Tokens.
+impl Parser {
+    fn kind(&self) -> &Kind {
+        self.tokens
+            .get(self.next)
+            .map_or(&Kind::End, |token| &token.kind)
+    }
+
+    fn at(&self) -> At {
+        self.tokens
+            .get(self.next)
+            .or(self.tokens.last())
+            .map_or(At::default(), |token| token.at)
+    }
+
+    fn advance(&mut self) {
+        self.next += 1;
+    }
+
+    fn unexpected<T>(&self, wanted: &str) -> Result<T, Problem> {
+        Err(Problem::new(
+            self.at(),
+            format!("expected {wanted}, found {}", self.kind()),
+        ))
+    }
+
+    fn is_mark(&self, mark: char) -> bool {
+        self.kind() == &Kind::Mark(mark)
+    }
+
+    fn is_word(&self, wanted: &str) -> bool {
+        matches!(self.kind(), Kind::Word(word) if word == wanted)
+    }
+
+    fn eat_mark(&mut self, mark: char) -> bool {
+        let found = self.is_mark(mark);
+        if found {
+            self.advance();
+        }
+        found
+    }
+
+    fn eat_word(&mut self, word: &str) -> bool {
+        let found = self.is_word(word);
+        if found {
+            self.advance();
+        }
+        found
+    }
+
+    fn mark(&mut self, mark: char) -> Result<(), Problem> {
+        if self.eat_mark(mark) {
+            Ok(())
+        } else {
+            self.unexpected(&format!("`{mark}`"))
+        }
+    }
+
+    fn word(&mut self, word: &str) -> Result<(), Problem> {
+        if self.eat_word(word) {
+            Ok(())
+        } else {
+            self.unexpected(&format!("`{word}`"))
+        }
+    }
+
+    fn name(&mut self, wanted: &str) -> Result<Name, Problem> {
+        match self.kind() {
+            Kind::Word(word) if RESERVED.contains(&word.as_str()) => Err(Problem::new(
+                self.at(),
+                format!("expected {wanted}, found the word `{word}` of the language"),
+            )),
+            Kind::Word(word) => {
+                let name = Name {
+                    text: word.clone(),
+                    at: self.at(),
+                };
+                self.advance();
+                Ok(name)
+            }
+            _ => self.unexpected(wanted),
+        }
+    }
+
+    fn value(&mut self) -> Result<Value, Problem> {
+        match *self.kind() {
+            Kind::Number(number) => {
+                let value = Value::Number(number, self.at());
+                self.advance();
+                Ok(value)
+            }
+            _ => Ok(Value::Name(
+                self.name("a number or the name of a constant")?,
+            )),
+        }
+    }
+
+    /// The doc comments that stand here.
+    fn doc(&mut self) -> Doc {
+        let mut doc = Doc::default();
+        while let Kind::Doc(text) = self.kind() {
+            doc.add(text, self.at());
+            self.advance();
+        }
+        doc
+    }
+
+    fn nothing_to_document(&self, doc: &Doc) -> Result<(), Problem> {
+        if doc.lines.is_empty() && doc.notes.is_empty() {
+            return Ok(());
+        }
+        Err(Problem::new(
+            self.at(),
+            "nothing follows the doc comment that it could describe",
+        ))
+    }
+}
+
+/// Definitions.
+impl Parser {
+    fn definition(&mut self, doc: Doc) -> Result<Definition, Problem> {
+        doc.no_notes()?;
+        let Kind::Word(word) = self.kind() else {
+            return self.unexpected("a definition");
+        };
+        let keyword = word.clone();
+        let at = self.at();
+        self.advance();
+        let (name, body) = match keyword.as_str() {
+            "const" => {
+                let name = self.name("the name of the constant")?;
+                self.mark('=')?;
+                (name, Body::Const(self.value()?))
+            }
+            "typedef" => {
+                let declaration = self.declaration(Doc::default())?;
+                (declaration.name.clone(), Body::Typedef(declaration))
+            }
+            "enum" => (self.type_name_of("enum")?, Body::Enum(self.enum_values()?)),
+            "struct" => (self.type_name_of("struct")?, Body::Struct(self.fields()?)),
+            "union" => (self.type_name_of("union")?, Body::Union(self.union()?)),
+            "program" => {
+                let name = self.name("the name of the program")?;
+                (name, Body::Program(self.program()?))
+            }
+            _ => {
+                let wanted = "`const`, `typedef`, `enum`, `struct`, `union` or `program`";
+                return Err(Problem::new(
+                    at,
+                    format!("expected {wanted}, found `{keyword}`"),
+                ));
+            }
+        };
+        self.mark(';')?;
+        Ok(Definition { doc, name, body })
+    }
+
+    fn type_name_of(&mut self, kind: &str) -> Result<Name, Problem> {
+        self.name(&format!("the name of the {kind}"))
+    }
+
+    fn enum_values(&mut self) -> Result<Vec<EnumValue>, Problem> {
+        let mut values = Vec::new();
+        self.mark('{')?;
+        loop {
+            let doc = self.doc();
+            doc.no_notes()?;
+            if !values.is_empty() && self.is_mark('}') {
+                self.nothing_to_document(&doc)?;
+                break;
+            }
+            let name = self.name("the name of a value")?;
+            let value = if self.eat_mark('=') {
+                Some(self.value()?)
+            } else {
+                None
+            };
+            values.push(EnumValue { doc, name, value });
+            if !self.eat_mark(',') {
+                break;
+            }
+        }
+        self.mark('}')?;
+        Ok(values)
+    }
+
+    fn fields(&mut self) -> Result<Vec<Declaration>, Problem> {
+        let mut fields = Vec::new();
+        self.mark('{')?;
+        loop {
+            let doc = self.doc();
+            doc.no_notes()?;
+            if self.is_mark('}') {
+                self.nothing_to_document(&doc)?;
+                if fields.is_empty() {
+                    return self.unexpected("at least one field");
+                }
+                self.advance();
+                return Ok(fields);
+            }
+            fields.push(self.declaration(doc)?);
+            self.mark(';')?;
+        }
+    }
+
+    fn union(&mut self) -> Result<Union, Problem> {
+        self.word("switch")?;
+        self.mark('(')?;
+        let discriminant = self.declaration(Doc::default())?;
+        self.mark(')')?;
+        self.mark('{')?;
+        let mut arms = Vec::new();
+        loop {
+            let doc = self.doc();
+            doc.no_notes()?;
+            if self.is_mark('}') {
+                self.nothing_to_document(&doc)?;
+                if arms.is_empty() {
+                    return self.unexpected("at least one arm");
+                }
+                self.advance();
+                return Ok(Union { discriminant, arms });
+            }
+            arms.push(self.arm(doc)?);
+        }
+    }
+
+    fn arm(&mut self, doc: Doc) -> Result<Arm, Problem> {
+        let at = self.at();
+        let mut labels = Vec::new();
+        if self.eat_word("default") {
+            self.mark(':')?;
+        } else {
+            if !self.is_word("case") {
+                return self.unexpected("`case` or `default`");
+            }
+            while self.eat_word("case") {
+                labels.push(self.value()?);
+                self.mark(':')?;
+            }
+            if self.is_word("default") {
+                return Err(Problem::new(
+                    self.at(),
+                    "`default` stands alone, not after a `case`",
+                ));
+            }
+        }
+        let declaration = if self.eat_word("void") {
+            None
+        } else {
+            Some(self.declaration(Doc::default())?)
+        };
+        self.mark(';')?;
+        Ok(Arm {
+            doc,
+            at,
+            labels,
+            declaration,
+        })
+    }
+
+    fn program(&mut self) -> Result<Program, Problem> {
+        self.mark('{')?;
+        self.word("version")?;
+        let version_name = self.name("the name of the version")?;
+        self.mark('{')?;
+        let mut procedures = Vec::new();
+        loop {
+            let doc = self.doc();
+            if self.eat_mark('}') {
+                self.nothing_to_document(&doc)?;
+                break;
+            }
+            procedures.push(self.procedure(doc)?);
+        }
+        self.mark('=')?;
+        let version = self.value()?;
+        self.mark(';')?;
+        if self.is_word("version") {
+            return Err(Problem::new(self.at(), "a program has one version here"));
+        }
+        self.mark('}')?;
+        self.mark('=')?;
+        let number = self.value()?;
+        Ok(Program {
+            version_name,
+            version,
+            number,
+            procedures,
+        })
+    }
+
+    fn procedure(&mut self, doc: Doc) -> Result<Procedure, Problem> {
+        let reply = if self.eat_word("void") {
+            None
+        } else {
+            Some(self.type_name()?)
+        };
+        let name = self.name("the name of the procedure")?;
+        self.mark('(')?;
+        let argument = if self.eat_word("void") {
+            None
+        } else {
+            Some(self.type_name()?)
+        };
+        if self.is_mark(',') {
+            return Err(Problem::new(
+                self.at(),
+                "a procedure has one argument: put several in a struct",
+            ));
+        }
+        self.mark(')')?;
+        self.mark('=')?;
+        let number = self.value()?;
+        self.mark(';')?;
+        Ok(Procedure {
+            doc,
+            name,
+            number,
+            argument,
+            reply,
+        })
+    }
+}
+
+/// Declarations.
+impl Parser {
+    fn declaration(&mut self, doc: Doc) -> Result<Declaration, Problem> {
+        let first = self.next;
+        let ty = self.type_name()?;
+        let optional = self.eat_mark('*');
+        let name = self.name("a name")?;
+        let shape = if optional {
+            Shape::Optional
+        } else if self.eat_mark('[') {
+            let length = self.value()?;
+            self.mark(']')?;
+            Shape::Fixed(length)
+        } else if self.eat_mark('<') {
+            let limit = if self.is_mark('>') {
+                None
+            } else {
+                Some(self.value()?)
+            };
+            self.mark('>')?;
+            Shape::Variable(limit)
+        } else {
+            Shape::Plain
+        };
+        let fits = match ty.kind {
+            TypeKind::String => matches!(shape, Shape::Variable(_)),
+            TypeKind::Opaque => matches!(shape, Shape::Fixed(_) | Shape::Variable(_)),
+            TypeKind::Scalar(_) | TypeKind::Named(_) => true,
+        };
+        if !fits {
+            let text = &name.text;
+            let message = match ty.kind {
+                TypeKind::String => {
+                    format!("a string is written `string {text}<MAX>` or `string {text}<>`")
+                }
+                _ => format!(
+                    "opaque data is written `opaque {text}[LENGTH]`, `opaque {text}<MAX>` or `opaque {text}<>`"
+                ),
+            };
+            return Err(Problem::new(name.at, message));
+        }
+        let text = spell(self.tokens.get(first..self.next).unwrap_or_default());
+        Ok(Declaration {
+            doc,
+            name,
+            ty,
+            shape,
+            text,
+        })
+    }
+
+    fn type_name(&mut self) -> Result<TypeName, Problem> {
+        let at = self.at();
+        let Kind::Word(word) = self.kind() else {
+            return self.unexpected("a type");
+        };
+        let word = word.clone();
+        let kind = match word.as_str() {
+            "int" => TypeKind::Scalar(Scalar::Int),
+            "hyper" => TypeKind::Scalar(Scalar::Hyper),
+            "float" => TypeKind::Scalar(Scalar::Float),
+            "double" => TypeKind::Scalar(Scalar::Double),
+            "bool" => TypeKind::Scalar(Scalar::Bool),
+            "char" => TypeKind::Scalar(Scalar::Char),
+            "short" => TypeKind::Scalar(Scalar::Short),
+            "string" => TypeKind::String,
+            "opaque" => TypeKind::Opaque,
+            "unsigned" => {
+                self.advance();
+                return Ok(TypeName {
+                    kind: TypeKind::Scalar(self.unsigned()),
+                    at,
+                });
+            }
+            "quadruple" => {
+                return Err(Problem::new(
+                    at,
+                    "quadruple is not supported: Rust has no type for it",
+                ));
+            }
+            "void" => {
+                return Err(Problem::new(
+                    at,
+                    "void stands only for an arm, an argument or a reply",
+                ));
+            }
+            "enum" | "struct" | "union" => {
+                let message = format!(
+                    "a type is used by its name alone: define the {word} on its own, then drop `{word}`"
+                );
+                return Err(Problem::new(at, message));
+            }
+            _ => TypeKind::Named(self.name("a type")?.text),
+        };
+        if !matches!(kind, TypeKind::Named(_)) {
+            self.advance();
+        }
+        Ok(TypeName { kind, at })
+    }
+
+    /// What follows `unsigned`, which may also stand alone.
+    fn unsigned(&mut self) -> Scalar {
+        let scalar = match self.kind() {
+            Kind::Word(word) => match word.as_str() {
+                "int" => Scalar::UnsignedInt,
+                "hyper" => Scalar::UnsignedHyper,
+                "char" => Scalar::UnsignedChar,
+                "short" => Scalar::UnsignedShort,
+                _ => return Scalar::UnsignedInt,
+            },
+            _ => return Scalar::UnsignedInt,
+        };
+        self.advance();
+        scalar
+    }
+}
+
+/// Tokens as text again, spaced as usual in XDR.
+fn spell(tokens: &[Token]) -> String {
+    let mut text = String::new();
+    for token in tokens {
+        match &token.kind {
+            Kind::Mark(mark) => {
+                if *mark == '*' {
+                    text.push(' ');
+                }
+                text.push(*mark);
+            }
+            Kind::Word(_) | Kind::Number(_) => {
+                if text.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_') {
+                    text.push(' ');
+                }
+                match &token.kind {
+                    Kind::Word(word) => text.push_str(word),
+                    Kind::Number(number) => text.push_str(&number.to_string()),
+                    _ => {}
+                }
+            }
+            Kind::Doc(_) | Kind::End => {}
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lex::lex;
+    use super::*;
+
+    fn one(text: &str) -> Definition {
+        let mut definitions = parse(lex(text, 0).unwrap()).unwrap();
+        assert_eq!(definitions.len(), 1, "{text}");
+        definitions.remove(0)
+    }
+
+    fn problem(text: &str) -> String {
+        let problem = parse(lex(text, 0).unwrap()).unwrap_err();
+        format!(
+            "{}:{}: {}",
+            problem.at.line, problem.at.column, problem.message
+        )
+    }
+
+    fn field(text: &str) -> Declaration {
+        match one(&format!("struct s {{ {text}; }};")).body {
+            Body::Struct(mut fields) => fields.remove(0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_scalar() {
+        for (text, scalar) in [
+            ("int", Scalar::Int),
+            ("unsigned int", Scalar::UnsignedInt),
+            ("unsigned", Scalar::UnsignedInt),
+            ("hyper", Scalar::Hyper),
+            ("unsigned hyper", Scalar::UnsignedHyper),
+            ("float", Scalar::Float),
+            ("double", Scalar::Double),
+            ("bool", Scalar::Bool),
+            ("char", Scalar::Char),
+            ("unsigned char", Scalar::UnsignedChar),
+            ("short", Scalar::Short),
+            ("unsigned short", Scalar::UnsignedShort),
+        ] {
+            assert_eq!(
+                field(&format!("{text} x")).ty.kind,
+                TypeKind::Scalar(scalar),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_shape() {
+        assert!(matches!(field("foo x").shape, Shape::Plain));
+        assert!(matches!(field("foo *x").shape, Shape::Optional));
+        assert!(matches!(
+            field("foo x[3]").shape,
+            Shape::Fixed(Value::Number(3, _))
+        ));
+        assert!(matches!(field("foo x<>").shape, Shape::Variable(None)));
+        assert!(matches!(
+            field("foo x<MAX>").shape,
+            Shape::Variable(Some(Value::Name(_)))
+        ));
+        assert_eq!(field("unsigned  int x < MAX >").text, "unsigned int x<MAX>");
+        assert_eq!(field("foo*x").text, "foo *x");
+        assert_eq!(field("opaque x [ 0x10 ]").text, "opaque x[16]");
+    }
+
+    #[test]
+    fn program_and_version_may_name_fields() {
+        assert_eq!(field("int program").name.text, "program");
+        assert_eq!(field("int version").name.text, "version");
+    }
+
+    #[test]
+    fn arms_share_labels() {
+        let text =
+            "union u switch (int d) { case 1: case A: int x; case 2: void; default: string s<>; };";
+        let Body::Union(union) = one(text).body else {
+            panic!("not a union")
+        };
+        let labels: Vec<usize> = union.arms.iter().map(|arm| arm.labels.len()).collect();
+        assert_eq!(labels, [2, 1, 0]);
+        assert!(union.arms[1].declaration.is_none());
+    }
+
+    #[test]
+    fn problems_say_what_was_wanted() {
+        for (text, message) in [
+            (
+                "int x;",
+                "1:1: expected `const`, `typedef`, `enum`, `struct`, `union` or `program`, found `int`",
+            ),
+            ("; ", "1:1: expected a definition, found `;`"),
+            (
+                "const A = ;",
+                "1:11: expected a number or the name of a constant, found `;`",
+            ),
+            (
+                "const A = 1",
+                "1:12: expected `;`, found the end of the file",
+            ),
+            (
+                "struct s { };",
+                "1:12: expected at least one field, found `}`",
+            ),
+            ("struct s { int; };", "1:15: expected a name, found `;`"),
+            (
+                "struct s { int case; };",
+                "1:16: expected a name, found the word `case` of the language",
+            ),
+            (
+                "struct s { quadruple q; };",
+                "1:12: quadruple is not supported: Rust has no type for it",
+            ),
+            (
+                "struct s { string x; };",
+                "1:19: a string is written `string x<MAX>` or `string x<>`",
+            ),
+            (
+                "typedef opaque *x;",
+                "1:17: opaque data is written `opaque x[LENGTH]`, `opaque x<MAX>` or `opaque x<>`",
+            ),
+            (
+                "struct s { struct t x; };",
+                "1:12: a type is used by its name alone: define the struct on its own, then drop `struct`",
+            ),
+            (
+                "struct s { void x; };",
+                "1:12: void stands only for an arm, an argument or a reply",
+            ),
+            (
+                "enum e { };",
+                "1:10: expected the name of a value, found `}`",
+            ),
+            (
+                "union u switch (int d) { };",
+                "1:26: expected at least one arm, found `}`",
+            ),
+            (
+                "union u switch (int d) { int x; };",
+                "1:26: expected `case` or `default`, found `int`",
+            ),
+            (
+                "union u switch (int d) { case 1: default: void; };",
+                "1:34: `default` stands alone, not after a `case`",
+            ),
+            (
+                "/** left over */",
+                "1:17: nothing follows the doc comment that it could describe",
+            ),
+            (
+                "struct s { int /** late */ x; };",
+                "1:16: expected a name, found a doc comment",
+            ),
+            (
+                "/** @event */ const A = 1;",
+                "1:5: `@event`: annotations belong to procedures",
+            ),
+            (
+                "program P { version V { void A(int, int) = 1; } = 1; } = 1;",
+                "1:35: a procedure has one argument: put several in a struct",
+            ),
+            (
+                "program P { version V { } = 1; version W { } = 2; } = 1;",
+                "1:32: a program has one version here",
+            ),
+        ] {
+            assert_eq!(problem(text), message, "{text}");
+        }
+    }
+}
