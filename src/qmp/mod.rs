@@ -1,0 +1,93 @@
+//! QMP, the QEMU Machine Protocol, as texts and plain data: commands, replies, errors, events, the greeting, and how
+//! messages are told apart in a stream of bytes. No I/O, nothing of libvirt, and it imports nothing else of ours.
+//!
+//! What comes from a server stays as it came: unknown events, error classes, capabilities and members are kept or
+//! passed over, never an error, and values are handed on as raw JSON so that no number loses a digit.
+
+mod command;
+mod error;
+mod event;
+mod frame;
+mod json;
+mod reply;
+mod version;
+
+use serde::de::{DeserializeOwned, Error as _};
+
+pub use command::{Command, CommandError};
+pub use error::{ErrorClass, QmpError};
+pub use event::{Event, EventDomain, EventError, Timestamp};
+pub use version::Version;
+
+pub(crate) use command::RawCommand;
+pub(crate) use frame::{FrameDecoder, FrameError};
+pub(crate) use json::{JsonError, MAX_DEPTH};
+pub(crate) use reply::{Kind, Message, is_error, restore_id, return_value};
+pub(crate) use version::Greeting;
+
+/// Bytes of one message, in either direction, unless set otherwise: 64 MiB, what QEMU's own parser takes.
+pub(crate) const MAX_MESSAGE: usize = 64 << 20;
+
+/// Decodes one JSON text, nested up to [`MAX_DEPTH`] levels. serde_json by itself gives up at 128, and QEMU echoes an
+/// `id` of 1023.
+pub(crate) fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    if !json::within_depth(text) {
+        return Err(serde_json::Error::custom(json::TOO_DEEP));
+    }
+    let mut parser = serde_json::Deserializer::from_slice(text);
+    parser.disable_recursion_limit();
+    let value = T::deserialize(&mut parser)?;
+    parser.end()?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::value::RawValue;
+
+    fn nested(levels: usize) -> Vec<u8> {
+        [b"[".repeat(levels), b"]".repeat(levels)].concat()
+    }
+
+    #[test]
+    fn depth_is_capped_at_qemus_own_limit() {
+        for levels in [127, 128, 200, 1000, 1024] {
+            let text = nested(levels);
+            let value: serde_json::Value = from_json(&text).unwrap();
+            assert_eq!(serde_json::to_vec(&value).unwrap(), text);
+        }
+        for levels in [1025, 100_000] {
+            let error = from_json::<serde_json::Value>(&nested(levels)).unwrap_err();
+            assert!(error.to_string().contains("nesting"), "{error}");
+        }
+    }
+
+    #[test]
+    fn brackets_in_strings_and_side_by_side_do_not_count() {
+        let text = format!("[\"{}\\\"[\", {}1]", "[".repeat(5000), "[],".repeat(5000));
+        let value: serde_json::Value = from_json(text.as_bytes()).unwrap();
+        assert_eq!(value.as_array().map(Vec::len), Some(5002));
+    }
+
+    #[test]
+    fn unbalanced_nesting_is_an_error_not_an_overflow() {
+        from_json::<serde_json::Value>(&b"[".repeat(1 << 20)).unwrap_err();
+        from_json::<serde_json::Value>(&b"]".repeat(1 << 20)).unwrap_err();
+        from_json::<serde_json::Value>(&[b"]]]".repeat(1000), b"[".repeat(1 << 20)].concat())
+            .unwrap_err();
+    }
+
+    #[test]
+    fn raw_values_keep_every_digit() {
+        let raw: Box<RawValue> = from_json(b" 18446744073709551615.10000000000000001 ").unwrap();
+        assert_eq!(raw.get(), "18446744073709551615.10000000000000001");
+        assert_eq!(from_json::<u64>(b"18446744073709551615").unwrap(), u64::MAX);
+        assert_eq!(from_json::<i64>(b"-9223372036854775808").unwrap(), i64::MIN);
+    }
+
+    #[test]
+    fn text_after_the_value_is_refused() {
+        from_json::<u64>(b"1 2").unwrap_err();
+    }
+}
