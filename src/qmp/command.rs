@@ -1,5 +1,5 @@
 //! Commands: `Command` builds one, `RawCommand` checks one that comes as text and puts another id into it. Imports
-//! `json` and the limit in `mod`.
+//! `json`, `lex` and the limit in `mod`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::MAX_MESSAGE;
 use super::json::{self, Field, JsonError};
+use super::lex;
 
 /// A QMP command with its arguments.
 ///
@@ -123,11 +124,11 @@ impl Command {
         } else {
             br#"{"execute":"#
         });
-        json::write_string(&mut out, &self.name);
+        lex::write_string(&mut out, &self.name);
         let mut before: &[u8] = br#","arguments":{"#;
         for (name, value) in &self.arguments {
             out.put_slice(before);
-            json::write_string(&mut out, name);
+            lex::write_string(&mut out, name);
             out.put_u8(b':');
             out.put_slice(value.as_bytes());
             before = b",";
@@ -329,13 +330,13 @@ impl<'a> RawCommand<'a> {
     /// Appends the object to `out` with `id` as its id, and without any blanks, since QEMU reads its input slowly.
     pub(crate) fn with_id(&self, id: &str, out: &mut impl BufMut) {
         out.put_slice(br#"{"id":"#);
-        json::write_string(out, id);
+        lex::write_string(out, id);
         out.put_u8(b',');
         // The command's name is left in any case, so there is a member to follow the comma.
         let cut = self.id.as_ref().map_or(1..1, |id| id.cut.clone());
         for part in [&self.text[1..cut.start], &self.text[cut.end..]] {
             if self.spaced {
-                json::write_compact(out, part);
+                lex::write_compact(out, part);
             } else {
                 out.put_slice(part);
             }

@@ -9,6 +9,7 @@ mod error;
 mod event;
 mod frame;
 mod json;
+mod lex;
 mod reply;
 mod version;
 
@@ -21,7 +22,8 @@ pub use version::Version;
 
 pub(crate) use command::RawCommand;
 pub(crate) use frame::{FrameDecoder, FrameError};
-pub(crate) use json::{JsonError, MAX_DEPTH};
+pub(crate) use json::JsonError;
+pub(crate) use lex::MAX_DEPTH;
 pub(crate) use reply::{Kind, Message, is_error, restore_id, return_value};
 pub(crate) use version::Greeting;
 
@@ -31,7 +33,7 @@ pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 /// Decodes one JSON text, nested up to [`MAX_DEPTH`] levels. serde_json by itself gives up at 128, and QEMU echoes an
 /// `id` of 1023.
 pub(crate) fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
-    if !json::within_depth(text) {
+    if !lex::within_depth(text) {
         return Err(serde_json::Error::custom(json::TOO_DEEP));
     }
     let mut parser = serde_json::Deserializer::from_slice(text);

@@ -331,6 +331,10 @@ mod tests {
             (r#"{"\u0072eturn":1}"#, Kind::Return, None),
             (r#"{"id":"x"}"#, Kind::Unknown, Some(r#""x""#)),
             ("{}", Kind::Unknown, None),
+            // Of several the first counts, short way or not.
+            (r#"{"error":{},"return":{}}"#, Kind::Error, None),
+            (r#"{"new":0,"error":{},"return":{}}"#, Kind::Error, None),
+            (r#"{"new":0,"return":{},"error":{}}"#, Kind::Return, None),
         ] {
             assert_eq!(message(text), (kind, id), "{text}");
             assert_eq!(
