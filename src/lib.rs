@@ -1,9 +1,28 @@
-//! QMP through libvirt's RPC protocol, and on QEMU's own socket.
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_auto_cfg))]
 
-#[allow(
-    dead_code,
-    unreachable_pub,
-    unused_imports,
-    reason = "the layers that use it and the re-exports come on top"
-)]
+pub mod packet;
+pub mod protocol;
+pub mod replay;
+pub mod xdr;
+
+mod config;
+mod connection;
+mod driver;
+mod error;
+mod inflight;
+mod libvirt;
+mod monitor;
 mod qmp;
+mod queue;
+mod rpc;
+
+pub use config::Config;
+pub use driver::{LibvirtRpc, SocketMonitor};
+pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
+pub use libvirt::{Domain, DomainKey, Libvirt};
+pub use monitor::{EventStream, Monitor, MonitorExt, MonitorFuture};
+pub use qmp::{
+    Command, CommandError, ErrorClass, Event, EventDomain, EventError, Greeting, QmpError,
+    Timestamp, Version,
+};

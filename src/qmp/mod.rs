@@ -18,19 +18,16 @@ use serde::de::{DeserializeOwned, Error as _};
 pub use command::{Command, CommandError};
 pub use error::{ErrorClass, QmpError};
 pub use event::{Event, EventDomain, EventError, Timestamp};
-pub use version::Version;
+pub use version::{Greeting, Version};
 
 pub(crate) use command::RawCommand;
 pub(crate) use frame::{FrameDecoder, FrameError};
-pub(crate) use json::JsonError;
-pub(crate) use lex::MAX_DEPTH;
 pub(crate) use reply::{Kind, Message, is_error, restore_id, return_value};
-pub(crate) use version::Greeting;
 
 /// Bytes of one message, in either direction, unless set otherwise: 64 MiB, what QEMU's own parser takes.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 
-/// Decodes one JSON text, nested up to [`MAX_DEPTH`] levels. serde_json by itself gives up at 128, and QEMU echoes an
+/// Decodes one JSON text, nested up to [`lex::MAX_DEPTH`] levels. serde_json by itself gives up at 128, and QEMU echoes an
 /// `id` of 1023.
 pub(crate) fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
     if !lex::within_depth(text) {

@@ -83,10 +83,12 @@ impl From<VersionInfo> for Version {
 
 /// The first message on a QMP connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Greeting {
-    pub(crate) version: Version,
-    /// What may be enabled with `qmp_capabilities`, known to us or not.
-    pub(crate) capabilities: Vec<String>,
+#[non_exhaustive]
+pub struct Greeting {
+    /// QEMU's version.
+    pub version: Version,
+    /// What may be enabled with `qmp_capabilities`, known to us or not, such as `oob`.
+    pub capabilities: Vec<String>,
 }
 
 impl Greeting {
@@ -118,8 +120,8 @@ impl Greeting {
         })
     }
 
-    /// Whether the server offers `capability`.
-    pub(crate) fn offers(&self, capability: &str) -> bool {
+    /// Whether QEMU offers `capability`.
+    pub fn offers(&self, capability: &str) -> bool {
         self.capabilities
             .iter()
             .any(|offered| offered == capability)

@@ -1,0 +1,125 @@
+//! What a user can set about a connection. Plain data; imports nothing of ours.
+
+use std::time::Duration;
+
+/// Settings of a connection, made by chained setters.
+///
+/// ```
+/// use std::time::Duration;
+/// use libvirt_qmp::Config;
+///
+/// let config = Config::new().uri("qemu:///session").call_timeout(Some(Duration::from_secs(5)));
+/// # let _ = config;
+/// ```
+///
+/// [`SocketMonitor`](crate::SocketMonitor) speaks to QEMU itself: `uri` and `readonly` mean nothing to it, the rest
+/// applies.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(crate) uri: String,
+    pub(crate) readonly: bool,
+    pub(crate) max_in_flight: usize,
+    pub(crate) call_timeout: Option<Duration>,
+    pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) event_queue: usize,
+    pub(crate) keepalive: Option<Keepalive>,
+}
+
+/// How a silent peer is found out: after `interval` without a packet from it a ping is sent, and after `count` pings
+/// without an answer the connection ends. A dead peer is thus noticed after `interval * (count + 1)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Keepalive {
+    pub(crate) interval: Duration,
+    pub(crate) count: u32,
+}
+
+impl Config {
+    /// `qemu:///system`, read-write, 4 calls in flight and one per monitor, calls end after 60 s, connecting after 15 s,
+    /// 4096 events wait per stream, keepalive every 5 s with 5 tries.
+    pub fn new() -> Self {
+        Config {
+            uri: "qemu:///system".to_owned(),
+            readonly: false,
+            max_in_flight: 4,
+            call_timeout: Some(Duration::from_secs(60)),
+            connect_timeout: Some(Duration::from_secs(15)),
+            event_queue: 4096,
+            keepalive: Some(Keepalive {
+                interval: Duration::from_secs(5),
+                count: 5,
+            }),
+        }
+    }
+
+    /// What the daemon opens: `qemu:///system` or `qemu:///session`, without transport and host, for those are how the
+    /// stream was made. The empty string lets the daemon choose.
+    pub fn uri(mut self, uri: impl Into<String>) -> Self {
+        self.uri = uri.into();
+        self
+    }
+
+    /// Opens read-only (`VIR_CONNECT_RO`). libvirt then refuses monitor commands and monitor events with
+    /// `VIR_ERR_OPERATION_DENIED`; listing and lookups work.
+    pub fn readonly(mut self, readonly: bool) -> Self {
+        self.readonly = readonly;
+        self
+    }
+
+    /// How many calls may be unanswered at once on the connection; at least 1.
+    ///
+    /// libvirtd stops reading a client that has `max_client_requests` (5) calls outstanding, and closes it when that
+    /// lasts. So the default is 4, and each monitor has one command in flight, which also keeps a monitor's commands
+    /// in the order of their calls: libvirt itself runs them in any order. `usize::MAX` lifts both limits; any limit
+    /// over 4 gives up keepalive, since a daemon that does not read cannot answer it.
+    ///
+    /// On [`SocketMonitor`](crate::SocketMonitor) QEMU runs commands in order, and the limit is this one but at most 8.
+    pub fn max_in_flight(mut self, calls: usize) -> Self {
+        self.max_in_flight = calls.max(1);
+        self
+    }
+
+    /// How long a call may take, from the call until its reply, waiting for a free slot included. `None` waits for ever.
+    ///
+    /// libvirt itself waits up to 30 s for a busy domain and then fails with a telling error, so less than that hides
+    /// the reason. A call that ran into this limit may have been executed; its late reply is discarded.
+    pub fn call_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// How long connecting may take as a whole: authentication, opening, and looking the domain up; for a QMP socket the
+    /// greeting and the negotiation of capabilities. `None` waits for ever.
+    pub fn connect_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How many events may wait in one event stream; at least 1. When more come, the oldest are dropped and the stream
+    /// says how many: [`Error::EventsLost`](crate::Error::EventsLost).
+    pub fn event_queue(mut self, events: usize) -> Self {
+        self.event_queue = events.max(1);
+        self
+    }
+
+    /// When to ask a silent libvirtd whether it is there: after `interval` (at least 10 ms) without a packet from it,
+    /// up to `count` times; then the connection ends with [`EndCause::KeepaliveTimeout`](crate::EndCause). `None` never
+    /// asks. Its own questions are always answered.
+    pub fn keepalive(mut self, interval_and_count: Option<(Duration, u32)>) -> Self {
+        self.keepalive = interval_and_count.map(|(interval, count)| Keepalive {
+            interval: interval.max(Duration::from_millis(10)),
+            count,
+        });
+        self
+    }
+
+    /// The keepalive to use. With more calls in flight than libvirtd reads it must stay off: see `max_in_flight`.
+    pub(crate) fn effective_keepalive(&self) -> Option<Keepalive> {
+        self.keepalive.filter(|_| self.max_in_flight <= 4)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config::new()
+    }
+}

@@ -1,0 +1,293 @@
+//! What every connection has, whatever it speaks: calls with limits and deadlines, the loops of its task that write them
+//! and watch over them, and the notice of its end. May import inflight and error.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncWrite, AsyncWriteExt, WriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::time::Instant;
+use tracing::{debug, trace};
+
+use crate::error::{EndCause, Error, Phase};
+use crate::inflight::{Calls, Failure, Progress, Slot, Stamp, Submission, Waiter};
+
+/// A write buffer larger than this is given back after use.
+const KEEP_BUFFER: usize = 1024 * 1024;
+
+/// A moment by which something must be done, and the duration it was made of.
+pub(crate) type Deadline = Option<(Instant, Duration)>;
+
+/// The deadline that is `timeout` from now.
+pub(crate) fn deadline(timeout: Option<Duration>) -> Deadline {
+    // A timeout past the end of time is none.
+    timeout.and_then(|timeout| Some((Instant::now().checked_add(timeout)?, timeout)))
+}
+
+/// How a call is limited in number and time.
+#[derive(Clone, Copy)]
+pub(crate) struct CallOptions<'a> {
+    /// What is waited for, to be named when the deadline passes.
+    pub(crate) phase: Phase,
+    pub(crate) deadline: Deadline,
+    pub(crate) limits: Limits<'a>,
+}
+
+/// Which limits a call waits for.
+#[derive(Clone, Copy)]
+pub(crate) enum Limits<'a> {
+    /// None: what ends things never waits behind what is stuck.
+    None,
+    /// The connection's.
+    Connection,
+    /// The monitor's own, then the connection's. The two lift together.
+    Monitor(&'a Arc<Semaphore>),
+}
+
+/// An encoded call.
+pub(crate) struct Encoded {
+    /// Complete but for the serial.
+    pub(crate) bytes: Vec<u8>,
+    /// Puts the serial in.
+    pub(crate) stamp: Stamp,
+    /// Program and procedure, to check the reply against.
+    pub(crate) procedure: (u32, i32),
+}
+
+/// The calls of a connection whose replies are `R`, some of which (`H`) are the task's own.
+pub(crate) struct Connection<R, H> {
+    pub(crate) calls: Calls<R, H>,
+    /// The calls that may be in flight; none where there is no limit.
+    limit: Option<Arc<Semaphore>>,
+    /// Set once, when the connection has ended and everybody has been told.
+    ended: watch::Sender<Option<Arc<EndCause>>>,
+}
+
+impl<R, H> Connection<R, H> {
+    pub(crate) fn new(max_in_flight: usize) -> Self {
+        let limit = (max_in_flight != usize::MAX)
+            .then(|| Arc::new(Semaphore::new(max_in_flight.min(Semaphore::MAX_PERMITS))));
+        Connection {
+            calls: Calls::new(),
+            limit,
+            ended: watch::Sender::new(None),
+        }
+    }
+
+    /// Sends a call and waits for its reply.
+    ///
+    /// Dropping the future before the call was sent sends nothing; after that the reply is discarded, and the call's slot
+    /// stays taken until the reply comes.
+    pub(crate) async fn send(&self, call: Encoded, options: CallOptions<'_>) -> Result<R, Error> {
+        let slot = self.slot(options).await?;
+        let (sender, reply) = oneshot::channel();
+        let submission = call.submit(
+            Waiter::Caller(sender),
+            options.deadline.map(|(at, _)| at),
+            slot,
+        );
+        self.calls
+            .submit(submission)
+            .map_err(|cause| Error::disconnected(cause, false))?;
+        match reply.await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(Failure::Timeout(progress))) => Err(timed_out(options, progress)),
+            Ok(Err(Failure::Ended { cause, sent })) => Err(Error::disconnected(cause, sent)),
+            // The table answers every call before it lets go of it.
+            Err(_) => Err(Error::disconnected(Arc::new(EndCause::RuntimeGone), true)),
+        }
+    }
+
+    /// Waits for the right to have a call in flight.
+    async fn slot(&self, options: CallOptions<'_>) -> Result<Slot, Error> {
+        let limit = self.limit.as_ref();
+        let (monitor, connection) = match options.limits {
+            Limits::None => (None, None),
+            Limits::Connection => (None, limit),
+            Limits::Monitor(own) => (limit.map(|_| own), limit),
+        };
+        let mut slot = Slot::default();
+        if let Some(monitor) = monitor {
+            slot.monitor = Some(self.permit(monitor, options).await?);
+        }
+        if let Some(connection) = connection {
+            slot.connection = Some(self.permit(connection, options).await?);
+        }
+        Ok(slot)
+    }
+
+    async fn permit(
+        &self,
+        limit: &Arc<Semaphore>,
+        options: CallOptions<'_>,
+    ) -> Result<OwnedSemaphorePermit, Error> {
+        if let Ok(permit) = limit.clone().try_acquire_owned() {
+            return Ok(permit);
+        }
+        tokio::select! {
+            permit = limit.clone().acquire_owned() => permit.map_err(|_| Error::Closed),
+            cause = self.closed() => Err(Error::disconnected(cause, false)),
+            () = sleep_until(options.deadline) => Err(timed_out(options, Progress::Queued)),
+        }
+    }
+
+    /// Asks the task to end. Does not wait.
+    pub(crate) fn close(&self) {
+        self.calls.closing.notify_one();
+    }
+
+    async fn close_asked(&self) -> EndCause {
+        self.calls.closing.notified().await;
+        EndCause::UserClosed
+    }
+
+    /// Waits until the connection has ended and everybody on it has been told.
+    pub(crate) async fn closed(&self) -> Arc<EndCause> {
+        let mut ended = self.ended.subscribe();
+        let cause = match ended.wait_for(Option::is_some).await {
+            Ok(cause) => cause.clone(),
+            Err(_) => None,
+        };
+        cause.unwrap_or_else(|| Arc::new(EndCause::RuntimeGone))
+    }
+
+    /// Why the connection ended, if it has.
+    pub(crate) fn ended(&self) -> Option<Arc<EndCause>> {
+        self.calls.ended()
+    }
+
+    /// Runs the connection until the first of its loops ends: reading, writing, and what else the protocol needs, such as
+    /// keepalive. The cause is stored, `tell` ends the event streams, and then the end is announced. That happens also where
+    /// the task is dropped by a runtime that shuts down.
+    pub(crate) async fn drive<T: AsyncWrite>(
+        &self,
+        read_loop: impl Future<Output = EndCause>,
+        write: WriteHalf<T>,
+        other_loop: impl Future<Output = EndCause>,
+        tell: impl Fn(&Arc<EndCause>),
+    ) {
+        let ending = Ending {
+            connection: self,
+            tell,
+        };
+        let cause = tokio::select! {
+            biased;
+            cause = read_loop => cause,
+            cause = self.write_calls(write) => cause,
+            cause = self.close_asked() => cause,
+            cause = other_loop => cause,
+            never = self.watch_deadlines() => match never {},
+        };
+        // The socket is closed by now: its halves went with their loops.
+        ending.with(cause);
+    }
+
+    /// The loop that writes calls as they are queued, all that wait in one write.
+    async fn write_calls<T: AsyncWrite>(&self, mut write: WriteHalf<T>) -> EndCause {
+        let mut out = Vec::new();
+        loop {
+            self.calls.next_batch(&mut out);
+            if out.is_empty() {
+                self.calls.work.notified().await;
+                continue;
+            }
+            trace!(target: "libvirt_qmp::connection", bytes = out.len(), "sending");
+            if let Err(error) = async { write.write_all(&out).await.and(write.flush().await) }.await
+            {
+                return EndCause::Io(Arc::new(error));
+            }
+            if out.capacity() > KEEP_BUFFER {
+                out = Vec::new();
+            }
+            out.clear();
+        }
+    }
+
+    /// The loop that fails calls whose deadline has passed.
+    async fn watch_deadlines(&self) -> Infallible {
+        loop {
+            match self.calls.expire(Instant::now()) {
+                Some(next) => tokio::select! {
+                    () = tokio::time::sleep_until(next) => {}
+                    () = self.calls.rearm.notified() => {}
+                },
+                None => self.calls.rearm.notified().await,
+            }
+        }
+    }
+}
+
+/// Sees to it that everybody is told of the end.
+struct Ending<'a, R, H, F: Fn(&Arc<EndCause>)> {
+    connection: &'a Connection<R, H>,
+    tell: F,
+}
+
+impl<R, H, F: Fn(&Arc<EndCause>)> Ending<'_, R, H, F> {
+    fn with(&self, cause: EndCause) {
+        let cause = self.connection.calls.end(cause);
+        debug!(target: "libvirt_qmp::connection", %cause, "connection ended");
+        (self.tell)(&cause);
+        self.connection.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            ended.get_or_insert(cause);
+            first
+        });
+    }
+}
+
+impl<R, H, F: Fn(&Arc<EndCause>)> Drop for Ending<'_, R, H, F> {
+    fn drop(&mut self) {
+        if self.connection.ended().is_none() {
+            self.with(EndCause::RuntimeGone);
+        }
+    }
+}
+
+impl Encoded {
+    pub(crate) fn submit<R, H>(
+        self,
+        waiter: Waiter<R, H>,
+        deadline: Option<Instant>,
+        slot: Slot,
+    ) -> Submission<R, H> {
+        let Encoded {
+            bytes,
+            stamp,
+            procedure,
+        } = self;
+        Submission {
+            bytes,
+            stamp,
+            waiter,
+            deadline,
+            slot,
+            procedure,
+        }
+    }
+}
+
+/// The error of a call whose deadline has passed.
+pub(crate) fn timed_out(options: CallOptions<'_>, progress: Progress) -> Error {
+    let phase = match (options.phase, progress) {
+        // While connecting it is the step that tells, not how far its packet had come.
+        (Phase::Reply, Progress::Queued) => Phase::Queue,
+        (Phase::Reply, Progress::Writing) => Phase::Write,
+        (phase, _) => phase,
+    };
+    let after = options.deadline.map(|(_, after)| after).unwrap_or_default();
+    Error::Timeout {
+        phase,
+        after,
+        maybe_executed: progress != Progress::Queued,
+    }
+}
+
+/// Waits for the deadline; for ever where there is none.
+pub(crate) async fn sleep_until(deadline: Deadline) {
+    match deadline {
+        Some((at, _)) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

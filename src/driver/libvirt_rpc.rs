@@ -1,0 +1,202 @@
+//! The monitor of a domain through libvirtd, over libvirt's own RPC.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OnceCell, Semaphore};
+
+use super::{Link, finish, refuse_oob};
+use crate::config::Config;
+use crate::error::{EndCause, Error};
+use crate::libvirt::{DomainKey, Libvirt};
+use crate::monitor::{EventStream, Monitor, MonitorFuture};
+use crate::protocol::remote::{NonnullDomain, STRING_MAX};
+use crate::qmp::{CommandError, RawCommand};
+use crate::queue::EventQueue;
+
+/// The QEMU monitor of one domain, through libvirtd.
+///
+/// Made over a stream of its own by [`LibvirtRpc::new`], or on a shared session by [`Libvirt::monitor`].
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use futures_util::StreamExt;
+/// use libvirt_qmp::{LibvirtRpc, Monitor};
+///
+/// let conn = tokio::net::UnixStream::connect("/var/run/libvirt/libvirt-sock").await?;
+/// let monitor = LibvirtRpc::new("stage-lb-1", conn);
+/// monitor.connect().await?;
+/// let raw: bytes::Bytes = monitor.run(br#"{ "execute": "query-status" }"#).await?;
+/// let mut events = monitor.events().await?;
+/// while let Some(event) = events.next().await {
+///     println!("EVENT: {}", event?.name);
+/// }
+/// monitor.disconnect().await?;
+/// # Ok(()) }
+/// ```
+///
+/// The domain is looked up once and then known by its UUID. A command is at most 4 MiB long, and so is a reply
+/// (`REMOTE_STRING_MAX`). Commands run one at a time in the order of their calls, unless
+/// [`Config::max_in_flight`] is lifted. libvirt marks a domain as tainted (`custom-monitor`) on its first command.
+pub struct LibvirtRpc {
+    session: Session,
+    key: DomainKey,
+    domain: OnceCell<NonnullDomain>,
+    /// Lets one command run at a time.
+    turn: Arc<Semaphore>,
+    disconnected: AtomicBool,
+    /// The event streams that `disconnect` ends.
+    streams: Mutex<Vec<Weak<EventQueue<Bytes>>>>,
+}
+
+enum Session {
+    /// This monitor's own connection.
+    Own(Link<Libvirt>, Box<Config>),
+    Shared(Libvirt),
+}
+
+impl LibvirtRpc {
+    /// A monitor for `domain` (a name, or a UUID) over `conn`, a connected stream to libvirtd. Nothing is sent yet.
+    pub fn new<T>(domain: impl Into<DomainKey>, conn: T) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        LibvirtRpc::with_config(domain, conn, Config::new())
+    }
+
+    /// As [`LibvirtRpc::new`], with settings.
+    pub fn with_config<T>(domain: impl Into<DomainKey>, conn: T, config: Config) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        LibvirtRpc::over(
+            Session::Own(Link::new(conn), Box::new(config)),
+            domain.into(),
+        )
+    }
+
+    fn over(session: Session, key: DomainKey) -> Self {
+        LibvirtRpc {
+            session,
+            key,
+            domain: OnceCell::new(),
+            turn: Arc::new(Semaphore::new(1)),
+            disconnected: AtomicBool::new(false),
+            streams: Mutex::default(),
+        }
+    }
+
+    /// The session and the domain, made ready where this is the first use.
+    async fn ready(&self) -> Result<(&Libvirt, &NonnullDomain), Error> {
+        if self.disconnected.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        let libvirt = match &self.session {
+            Session::Own(link, config) => {
+                link.session(|stream| Libvirt::open(stream, (**config).clone()))
+                    .await?
+            }
+            Session::Shared(libvirt) => libvirt,
+        };
+        let domain = self
+            .domain
+            .get_or_try_init(|| libvirt.lookup(&self.key))
+            .await?;
+        Ok((libvirt, domain))
+    }
+
+    async fn run_command(&self, command: &[u8]) -> Result<Bytes, Error> {
+        let command = RawCommand::parse(command)?;
+        refuse_oob(&command)?;
+        let text = command.without_id();
+        if text.len() > STRING_MAX as usize {
+            return Err(CommandError::TooLong {
+                length: text.len(),
+                limit: STRING_MAX as usize,
+            }
+            .into());
+        }
+        // It was checked when it was parsed, but not for the compiler.
+        let text = ByteString::try_from(text.as_ref()).map_err(|error| CommandError::NotUtf8 {
+            offset: error.valid_up_to(),
+        })?;
+        let (libvirt, domain) = self.ready().await?;
+        let reply = libvirt.monitor_command(domain, text, &self.turn).await?;
+        finish(reply, &command)
+    }
+
+    async fn subscribe(&self) -> Result<EventStream, Error> {
+        let (libvirt, domain) = self.ready().await?;
+        let events = libvirt.monitor_events(domain).await?;
+        if let Some(queue) = events.queue() {
+            let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            streams.retain(|stream| stream.strong_count() > 0);
+            streams.push(Arc::downgrade(&queue));
+        }
+        Ok(EventStream::new(events))
+    }
+
+    async fn end(&self) -> Result<(), Error> {
+        self.disconnected.store(true, Ordering::Release);
+        let cause = Arc::new(EndCause::UserClosed);
+        for stream in
+            std::mem::take(&mut *self.streams.lock().unwrap_or_else(PoisonError::into_inner))
+        {
+            if let Some(queue) = stream.upgrade() {
+                queue.end(cause.clone());
+            }
+        }
+        match &self.session {
+            Session::Own(link, _) => match link.close() {
+                Some(libvirt) => libvirt.close().await,
+                None => Ok(()),
+            },
+            // Others use the session; this monitor only stops.
+            Session::Shared(_) => Ok(()),
+        }
+    }
+}
+
+impl Libvirt {
+    /// The monitor of `domain` (a name, or a UUID) on this session. Nothing is sent yet: the domain is looked up by
+    /// [`connect`](Monitor::connect), or on first use.
+    ///
+    /// [`disconnect`](Monitor::disconnect) ends this monitor and its event streams; the session stays.
+    pub fn monitor(&self, domain: impl Into<DomainKey>) -> LibvirtRpc {
+        LibvirtRpc::over(Session::Shared(self.clone()), domain.into())
+    }
+}
+
+impl Monitor for LibvirtRpc {
+    fn connect(&self) -> MonitorFuture<'_, ()> {
+        Box::pin(async { self.ready().await.map(|_| ()) })
+    }
+
+    fn disconnect(&self) -> MonitorFuture<'_, ()> {
+        Box::pin(self.end())
+    }
+
+    fn run<'a>(&'a self, command: &'a [u8]) -> MonitorFuture<'a, Bytes> {
+        Box::pin(self.run_command(command))
+    }
+
+    fn events(&self) -> MonitorFuture<'_, EventStream> {
+        Box::pin(self.subscribe())
+    }
+}
+
+impl fmt::Debug for LibvirtRpc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("LibvirtRpc");
+        debug.field("domain", &self.key);
+        match &self.session {
+            Session::Own(link, _) => debug.field("session", link),
+            Session::Shared(libvirt) => debug.field("session", libvirt),
+        };
+        debug.finish()
+    }
+}

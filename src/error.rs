@@ -1,0 +1,443 @@
+//! Every way a call can fail, as plain data. May import xdr, packet and qmp.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytestring::ByteString;
+use uuid::Uuid;
+
+use crate::packet::FrameError;
+use crate::protocol::rpc;
+use crate::qmp::{CommandError, EventError, QmpError};
+use crate::xdr::{DecodeError, EncodeError};
+
+/// Why a call, a connection or an event stream failed.
+///
+/// Cheap to clone: a failure that ends a connection reaches every waiter as the same cause. Questions about it are asked
+/// with the `is_…` methods, which go by code and class, never by text.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// QEMU answered `{"error": …}`.
+    #[error(transparent)]
+    Qmp(Box<QmpError>),
+    /// libvirt answered with an error.
+    #[error(transparent)]
+    Libvirt(Box<LibvirtError>),
+    /// The command was refused here; nothing was sent.
+    #[error("command refused")]
+    Command(#[source] CommandError),
+    /// The arguments do not fit their wire type; nothing was sent.
+    #[error("arguments of {procedure} do not fit")]
+    Encode {
+        /// Wire name of the procedure.
+        procedure: &'static str,
+        /// What is over which limit.
+        source: EncodeError,
+    },
+    /// A reply or an event came that cannot be decoded. The connection lives; a call has been executed.
+    #[error("{what} cannot be decoded")]
+    Decode {
+        /// Wire name of the procedure, or what it was a reply to.
+        what: &'static str,
+        /// What is wrong, and in which field.
+        source: DecodeFailure,
+    },
+    /// A deadline passed.
+    #[error("no answer within {after:?} while {phase}{}", hint(.phase))]
+    Timeout {
+        /// What was waited for.
+        phase: Phase,
+        /// How long.
+        after: Duration,
+        /// Whether the peer may have executed the call all the same.
+        maybe_executed: bool,
+    },
+    /// The connection ended. Every call, monitor and event stream on it fails with the same cause.
+    #[error("connection ended")]
+    Disconnected {
+        /// Why.
+        #[source]
+        cause: Arc<EndCause>,
+        /// Whether the peer may have executed the call: it was sent, and no reply came.
+        maybe_executed: bool,
+    },
+    /// The monitor was disconnected by its user.
+    #[error("monitor is disconnected")]
+    Closed,
+    /// A connection could not be made.
+    #[error("cannot connect to {target}")]
+    Connect {
+        /// Path or address.
+        target: String,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The daemon wants an authentication that this client cannot do.
+    #[error("the daemon offers only authentication that is not supported: {}", .offered.join(", "))]
+    AuthUnsupported {
+        /// What it offers, by name, such as `sasl`.
+        offered: Vec<String>,
+    },
+    /// This driver or this peer cannot do what was asked.
+    #[error("not supported: {0}")]
+    Unsupported(String),
+    /// So many events were dropped at this place in the stream, because they came faster than they were taken. The
+    /// stream goes on.
+    #[error("{0} events were lost: they came faster than they were taken")]
+    EventsLost(u64),
+}
+
+/// What did not decode: XDR under it, or JSON.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeFailure {
+    /// Not the XDR type it should be.
+    #[error(transparent)]
+    Xdr(#[from] DecodeError),
+    /// Not the JSON it should be, or not of the type the caller asked for.
+    #[error("{0}")]
+    Json(Arc<str>),
+}
+
+/// What was waited for when a deadline passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Connecting the socket.
+    Dial,
+    /// Waiting for QEMU's greeting.
+    Greeting,
+    /// Negotiating capabilities with QEMU.
+    Negotiation,
+    /// Authenticating with libvirtd.
+    Authentication,
+    /// Asking libvirtd for its features.
+    Features,
+    /// Opening the hypervisor connection.
+    Open,
+    /// Looking the domain up.
+    Lookup,
+    /// Registering for events.
+    Subscription,
+    /// Waiting for a free slot among the calls in flight; nothing was sent.
+    Queue,
+    /// Sending: the peer does not read.
+    Write,
+    /// Waiting for the reply.
+    Reply,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Dial => "connecting the socket",
+            Phase::Greeting => "waiting for QEMU's greeting",
+            Phase::Negotiation => "negotiating capabilities with QEMU",
+            Phase::Authentication => "authenticating",
+            Phase::Features => "asking for features",
+            Phase::Open => "opening the hypervisor connection",
+            Phase::Lookup => "looking the domain up",
+            Phase::Subscription => "registering for events",
+            Phase::Queue => "waiting for a free slot among the calls in flight",
+            Phase::Write => "sending",
+            Phase::Reply => "waiting for the reply",
+        })
+    }
+}
+
+/// What usually lies behind a peer that is silent in this phase.
+fn hint(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Greeting => " (QEMU serves one client per monitor: is another one connected?)",
+        Phase::Negotiation => " (QEMU answers no monitor while a command blocks on another)",
+        _ => "",
+    }
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndCause {
+    /// The peer closed it.
+    #[error("closed by the peer")]
+    PeerClosed,
+    /// The user closed it, or dropped its last handle.
+    #[error("closed by its user")]
+    UserClosed,
+    /// Reading or writing failed.
+    #[error("input or output failed")]
+    Io(#[source] Arc<io::Error>),
+    /// The peer does not speak libvirt's RPC, or broke its rules.
+    #[error(transparent)]
+    Frame(FrameError),
+    /// The peer broke the protocol in a way that makes what follows useless, or speaks another one.
+    #[error("protocol violation: {0}")]
+    Protocol(String),
+    /// The peer answered none of so many pings.
+    #[error("no sign of the peer for {silence:?}, {pings} pings unanswered")]
+    KeepaliveTimeout {
+        /// Pings that went unanswered.
+        pings: u32,
+        /// How long nothing came.
+        silence: Duration,
+    },
+    /// The daemon lost its own connection to the hypervisor (`REMOTE_PROC_CONNECT_EVENT_CONNECTION_CLOSED`).
+    #[error(
+        "the daemon's connection to the hypervisor was closed (virConnectCloseReason {reason})"
+    )]
+    HypervisorClosed {
+        /// `virConnectCloseReason`: 0 error, 1 end of file, 2 keepalive, 3 client.
+        reason: i32,
+    },
+    /// The task that owns the socket was cancelled, as happens when its runtime shuts down.
+    #[error("the runtime of the connection was shut down")]
+    RuntimeGone,
+}
+
+/// An error of libvirt, as it came (`virNetMessageError`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LibvirtError {
+    /// `virErrorNumber`, such as 42 for `VIR_ERR_NO_DOMAIN`. Unknown codes stay numbers.
+    pub code: i32,
+    /// `virErrorDomain`: the part of libvirt it came from.
+    pub domain: i32,
+    /// `virErrorLevel`: 2 is an error.
+    pub level: i32,
+    /// The whole text.
+    pub message: Option<String>,
+    /// Extra text 1, usually the format of the message.
+    pub str1: Option<String>,
+    /// Extra text 2, usually the detail.
+    pub str2: Option<String>,
+    /// Extra text 3.
+    pub str3: Option<String>,
+    /// Extra number 1; `errno` where code is 38 (`VIR_ERR_SYSTEM_ERROR`).
+    pub int1: i32,
+    /// Extra number 2.
+    pub int2: i32,
+    /// The domain it is about, where one is named.
+    pub about_domain: Option<ErrorObject>,
+    /// The network it is about, where one is named.
+    pub about_network: Option<ErrorObject>,
+    /// Wire name of the procedure that failed.
+    pub procedure: &'static str,
+}
+
+/// What a libvirt error is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ErrorObject {
+    /// Name of the object.
+    pub name: String,
+    /// UUID of the object.
+    pub uuid: Uuid,
+    /// Id of a running domain; -1 for one that does not run. Networks have none.
+    pub id: Option<i32>,
+}
+
+impl fmt::Display for LibvirtError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = self.message.as_deref().unwrap_or("unknown error");
+        write!(
+            f,
+            "libvirt: {message} (code {}, domain {}, {})",
+            self.code, self.domain, self.procedure
+        )
+    }
+}
+
+impl std::error::Error for LibvirtError {}
+
+impl LibvirtError {
+    /// `VIR_ERR_NO_SUPPORT`.
+    pub const NO_SUPPORT: i32 = 3;
+    /// `VIR_ERR_OPERATION_DENIED`: the connection is read-only.
+    pub const OPERATION_DENIED: i32 = 29;
+    /// `VIR_ERR_SYSTEM_ERROR`; `int1` is the `errno`.
+    pub const SYSTEM_ERROR: i32 = 38;
+    /// `VIR_ERR_RPC`.
+    pub const RPC: i32 = 39;
+    /// `VIR_ERR_NO_DOMAIN`.
+    pub const NO_DOMAIN: i32 = 42;
+    /// `VIR_ERR_AUTH_FAILED`.
+    pub const AUTH_FAILED: i32 = 45;
+    /// `VIR_ERR_OPERATION_INVALID`: the domain is not running, for one.
+    pub const OPERATION_INVALID: i32 = 55;
+    /// `VIR_ERR_OPERATION_TIMEOUT`: the domain is busy, for one.
+    pub const OPERATION_TIMEOUT: i32 = 68;
+    /// `VIR_ERR_AUTH_CANCELLED`.
+    pub const AUTH_CANCELLED: i32 = 79;
+    /// `VIR_ERR_AUTH_UNAVAILABLE`.
+    pub const AUTH_UNAVAILABLE: i32 = 94;
+    /// `VIR_ERR_ACCESS_DENIED`: access control refused it.
+    pub const ACCESS_DENIED: i32 = 88;
+
+    /// `VIR_FROM_REMOTE`.
+    const FROM_REMOTE: i32 = 13;
+    /// `VIR_FROM_RPC`.
+    const FROM_RPC: i32 = 7;
+
+    pub(crate) fn from_wire(wire: rpc::MessageError, procedure: &'static str) -> Self {
+        let mut error = LibvirtError {
+            code: wire.code,
+            domain: wire.domain,
+            level: wire.level,
+            message: wire.message.map(owned),
+            str1: wire.str1.map(owned),
+            str2: wire.str2.map(owned),
+            str3: wire.str3.map(owned),
+            int1: wire.int1,
+            int2: wire.int2,
+            about_domain: wire.dom.map(|dom| ErrorObject {
+                name: owned(dom.name),
+                uuid: Uuid::from_bytes(dom.uuid),
+                id: Some(dom.id),
+            }),
+            about_network: wire.net.map(|net| ErrorObject {
+                name: owned(net.name),
+                uuid: Uuid::from_bytes(net.uuid),
+                id: None,
+            }),
+            procedure,
+        };
+        if error.is_unknown_procedure() {
+            error.code = LibvirtError::NO_SUPPORT;
+        }
+        error
+    }
+
+    /// A daemon that lacks a procedure answers `VIR_ERR_RPC` with this one text; libvirt's own client turns exactly
+    /// that into `VIR_ERR_NO_SUPPORT`, and so does this one. There is no code to go by.
+    fn is_unknown_procedure(&self) -> bool {
+        self.code == LibvirtError::RPC
+            && matches!(
+                self.domain,
+                LibvirtError::FROM_RPC | LibvirtError::FROM_REMOTE
+            )
+            && self
+                .message
+                .as_deref()
+                .is_some_and(|message| message.starts_with("unknown procedure"))
+    }
+}
+
+fn owned(text: ByteString) -> String {
+    text.into()
+}
+
+impl Error {
+    pub(crate) fn xdr(what: &'static str, error: DecodeError) -> Self {
+        Error::Decode {
+            what,
+            source: DecodeFailure::Xdr(error),
+        }
+    }
+
+    pub(crate) fn json(what: &'static str, error: impl fmt::Display) -> Self {
+        Error::Decode {
+            what,
+            source: DecodeFailure::Json(error.to_string().into()),
+        }
+    }
+
+    pub(crate) fn disconnected(cause: Arc<EndCause>, maybe_executed: bool) -> Self {
+        Error::Disconnected {
+            cause,
+            maybe_executed,
+        }
+    }
+
+    /// A deadline passed, here or in libvirt (`VIR_ERR_OPERATION_TIMEOUT`).
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Error::Timeout { .. })
+            || self.libvirt_code() == Some(LibvirtError::OPERATION_TIMEOUT)
+    }
+
+    /// The connection is gone; no later call on it can succeed.
+    pub fn is_disconnected(&self) -> bool {
+        matches!(self, Error::Disconnected { .. } | Error::Closed)
+    }
+
+    /// The domain does not exist (`VIR_ERR_NO_DOMAIN`).
+    pub fn is_not_found(&self) -> bool {
+        self.libvirt_code() == Some(LibvirtError::NO_DOMAIN)
+    }
+
+    /// The domain does not run, or is otherwise not in the state for it (`VIR_ERR_OPERATION_INVALID`).
+    pub fn is_not_running(&self) -> bool {
+        self.libvirt_code() == Some(LibvirtError::OPERATION_INVALID)
+    }
+
+    /// The connection is read-only, or access control refused the call.
+    pub fn is_denied(&self) -> bool {
+        matches!(
+            self.libvirt_code(),
+            Some(
+                LibvirtError::OPERATION_DENIED
+                    | LibvirtError::ACCESS_DENIED
+                    | LibvirtError::AUTH_FAILED
+            )
+        )
+    }
+
+    /// QEMU does not know the command (class `CommandNotFound`).
+    pub fn is_command_not_found(&self) -> bool {
+        matches!(self, Error::Qmp(error) if error.class == crate::qmp::ErrorClass::CommandNotFound)
+    }
+
+    /// Neither this driver nor the peer can do it.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self, Error::Unsupported(_))
+            || self.libvirt_code() == Some(LibvirtError::NO_SUPPORT)
+    }
+
+    /// Whether the call may have been executed although it failed: true where it was sent and no reply came, and where
+    /// the reply could not be decoded. Nothing is ever sent again by itself.
+    pub fn maybe_executed(&self) -> bool {
+        match self {
+            Error::Timeout { maybe_executed, .. } | Error::Disconnected { maybe_executed, .. } => {
+                *maybe_executed
+            }
+            Error::Decode { .. } => true,
+            // QEMU went away while libvirt waited for its answer, or libvirt gave up waiting.
+            Error::Libvirt(error) => error.code == LibvirtError::SYSTEM_ERROR,
+            _ => false,
+        }
+    }
+
+    /// The `virErrorNumber` of a libvirt error.
+    pub fn libvirt_code(&self) -> Option<i32> {
+        match self {
+            Error::Libvirt(error) => Some(error.code),
+            _ => None,
+        }
+    }
+}
+
+impl From<QmpError> for Error {
+    fn from(error: QmpError) -> Self {
+        Error::Qmp(Box::new(error))
+    }
+}
+
+impl From<LibvirtError> for Error {
+    fn from(error: LibvirtError) -> Self {
+        Error::Libvirt(Box::new(error))
+    }
+}
+
+impl From<CommandError> for Error {
+    fn from(error: CommandError) -> Self {
+        Error::Command(error)
+    }
+}
+
+impl From<EventError> for Error {
+    fn from(error: EventError) -> Self {
+        Error::json("event", error)
+    }
+}

@@ -1,0 +1,603 @@
+//! The calls of one connection: those queued to be sent and those waiting for their reply. No I/O.
+//! May import error.
+//!
+//! Callers put encoded calls in; the connection task takes them out in batches, gives each its serial, and brings the
+//! replies. One lock covers everything, so that an entry is in the table before its bytes leave, and the cause of an end is
+//! stored before anybody is woken.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use crate::error::EndCause;
+
+/// Bytes taken for one write before the rest waits for the next.
+const BATCH: usize = 256 * 1024;
+
+/// Abandoned entries are looked for when this many have gathered, and again at twice what was left.
+const FIRST_PURGE: usize = 1024;
+
+/// Puts the serial into the encoded call, once it is known.
+pub(crate) type Stamp = fn(bytes: &mut [u8], serial: u32);
+
+/// The right to have a call in flight. It rests in the table, not with the caller: an abandoned call still occupies the
+/// peer until its reply comes.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    pub(crate) monitor: Option<OwnedSemaphorePermit>,
+    pub(crate) connection: Option<OwnedSemaphorePermit>,
+}
+
+impl Slot {
+    fn is_held(&self) -> bool {
+        self.monitor.is_some() || self.connection.is_some()
+    }
+}
+
+/// Who wants the reply.
+#[derive(Debug)]
+pub(crate) enum Waiter<R, H> {
+    /// A caller that may have gone meanwhile.
+    Caller(oneshot::Sender<Result<R, Failure>>),
+    /// The connection task itself, which must see the reply.
+    Hook(H),
+}
+
+impl<R, H> Waiter<R, H> {
+    fn is_gone(&self) -> bool {
+        matches!(self, Waiter::Caller(sender) if sender.is_closed())
+    }
+}
+
+/// Why there is no reply.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// The deadline passed.
+    Timeout(Progress),
+    /// The connection ended.
+    Ended { cause: Arc<EndCause>, sent: bool },
+}
+
+/// How far a call had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Queued,
+    Writing,
+    Sent,
+}
+
+/// A call on its way in.
+#[derive(Debug)]
+pub(crate) struct Submission<R, H> {
+    /// The encoded call, complete but for its serial.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) stamp: Stamp,
+    pub(crate) waiter: Waiter<R, H>,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) slot: Slot,
+    /// Program and procedure, to check the reply against.
+    pub(crate) procedure: (u32, i32),
+}
+
+/// A call that was sent.
+#[derive(Debug)]
+struct Entry<R, H> {
+    waiter: Waiter<R, H>,
+    deadline: Option<Instant>,
+    slot: Slot,
+    procedure: (u32, i32),
+    /// Number of the batch it left in.
+    batch: u64,
+}
+
+enum Queued<R, H> {
+    Call(Submission<R, H>),
+    /// Bytes that no reply answers.
+    Plain(Vec<u8>),
+}
+
+/// What a reply's serial says.
+#[derive(Debug)]
+pub(crate) enum Found<R, H> {
+    /// The waiter of this reply, to be given it.
+    Waiter(Waiter<R, H>),
+    /// Nobody waits: the call was abandoned.
+    Abandoned,
+    /// The call was of another procedure.
+    OtherProcedure { sent: (u32, i32) },
+    /// No call ever had this serial.
+    NeverOurs,
+}
+
+pub(crate) struct Calls<R, H> {
+    state: Mutex<State<R, H>>,
+    /// Wakes the writer: something is queued.
+    pub(crate) work: Notify,
+    /// Wakes the connection task to end: the user closed the connection.
+    pub(crate) closing: Notify,
+    /// Wakes the watch over deadlines: an earlier one came in.
+    pub(crate) rearm: Notify,
+}
+
+struct State<R, H> {
+    queue: VecDeque<Queued<R, H>>,
+    table: HashMap<u32, Entry<R, H>, BuildHasherDefault<SerialHasher>>,
+    next_serial: u32,
+    /// Whether serials have started again at 0, after which any may have been ours.
+    wrapped: bool,
+    batch: u64,
+    written: u64,
+    /// When the watch over deadlines looks next.
+    armed: Option<Instant>,
+    purge_at: usize,
+    end: Option<Arc<EndCause>>,
+}
+
+impl<R, H> Calls<R, H> {
+    pub(crate) fn new() -> Self {
+        Calls {
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                table: HashMap::default(),
+                next_serial: 0,
+                wrapped: false,
+                batch: 0,
+                written: 0,
+                armed: None,
+                purge_at: FIRST_PURGE,
+                end: None,
+            }),
+            work: Notify::new(),
+            closing: Notify::new(),
+            rearm: Notify::new(),
+        }
+    }
+
+    /// Queues a call.
+    ///
+    /// # Errors
+    ///
+    /// The cause, where the connection has ended.
+    pub(crate) fn submit(&self, call: Submission<R, H>) -> Result<(), Arc<EndCause>> {
+        let mut state = self.lock();
+        if let Some(cause) = &state.end {
+            return Err(cause.clone());
+        }
+        state.purge();
+        let rearm = match (call.deadline, state.armed) {
+            (Some(deadline), Some(armed)) => deadline < armed,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if rearm {
+            state.armed = call.deadline;
+        }
+        let wake = state.queue.is_empty();
+        state.queue.push_back(Queued::Call(call));
+        drop(state);
+        if rearm {
+            self.rearm.notify_one();
+        }
+        if wake {
+            self.work.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Queues bytes that no reply answers, ahead of everything else.
+    pub(crate) fn submit_urgent(&self, bytes: Vec<u8>) {
+        let mut state = self.lock();
+        if state.end.is_none() {
+            state.queue.push_front(Queued::Plain(bytes));
+            drop(state);
+            self.work.notify_one();
+        }
+    }
+
+    /// Moves what is queued into the empty buffer `out`, for one write, and into the table. The batch before it has been
+    /// written by now.
+    pub(crate) fn next_batch(&self, out: &mut Vec<u8>) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        state.written = state.batch;
+        while let Some(queued) = state.queue.pop_front() {
+            let bytes = match queued {
+                Queued::Plain(bytes) => bytes,
+                Queued::Call(call) => match state.admit(call) {
+                    Some(bytes) => bytes,
+                    None => continue,
+                },
+            };
+            if out.is_empty() {
+                *out = bytes;
+            } else {
+                out.extend_from_slice(&bytes);
+            }
+            if out.len() >= BATCH {
+                break;
+            }
+        }
+        state.batch += 1;
+    }
+
+    /// Takes the call that a reply answers out of the table.
+    pub(crate) fn complete(&self, serial: u32, procedure: (u32, i32)) -> Found<R, H> {
+        let mut state = self.lock();
+        match state.table.get(&serial) {
+            Some(entry) if entry.procedure != procedure => Found::OtherProcedure {
+                sent: entry.procedure,
+            },
+            Some(_) => match state.table.remove(&serial) {
+                Some(entry) if !entry.waiter.is_gone() => Found::Waiter(entry.waiter),
+                _ => Found::Abandoned,
+            },
+            None if state.wrapped || serial < state.next_serial => Found::Abandoned,
+            None => Found::NeverOurs,
+        }
+    }
+
+    /// Takes the call that was sent first out of the table.
+    pub(crate) fn complete_oldest(&self) -> Option<Waiter<R, H>> {
+        let mut state = self.lock();
+        let serial = state.table.keys().copied().min()?;
+        state.table.remove(&serial).map(|entry| entry.waiter)
+    }
+
+    /// Fails every call whose deadline has passed, and returns when to look again.
+    pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
+        let mut expired = Vec::new();
+        let mut state = self.lock();
+        let State {
+            queue,
+            table,
+            written,
+            ..
+        } = &mut *state;
+        let mut next: Option<Instant> = None;
+        let mut is_over = |deadline: Option<Instant>| match deadline {
+            Some(deadline) if deadline <= now => true,
+            Some(deadline) => {
+                next = Some(next.map_or(deadline, |next| next.min(deadline)));
+                false
+            }
+            None => false,
+        };
+        let mut kept = VecDeque::with_capacity(queue.len());
+        for queued in queue.drain(..) {
+            match queued {
+                Queued::Call(call) if is_over(call.deadline) => {
+                    expired.push((call.waiter, Progress::Queued))
+                }
+                other => kept.push_back(other),
+            }
+        }
+        *queue = kept;
+        let over: Vec<u32> = table
+            .iter()
+            .filter(|(_, entry)| is_over(entry.deadline))
+            .map(|(serial, _)| *serial)
+            .collect();
+        for serial in over {
+            let Some(mut entry) = table.remove(&serial) else {
+                continue;
+            };
+            let progress = if entry.batch >= *written {
+                Progress::Writing
+            } else {
+                Progress::Sent
+            };
+            if entry.slot.is_held() {
+                // The peer is still at it: the slot stays taken until the late reply.
+                let (nobody, _) = oneshot::channel();
+                let waiter = std::mem::replace(&mut entry.waiter, Waiter::Caller(nobody));
+                entry.deadline = None;
+                table.insert(serial, entry);
+                expired.push((waiter, progress));
+            } else {
+                expired.push((entry.waiter, progress));
+            }
+        }
+        state.armed = next;
+        drop(state);
+        for (waiter, progress) in expired {
+            if let Waiter::Caller(sender) = waiter {
+                // A caller that has gone needs no answer.
+                let _ = sender.send(Err(Failure::Timeout(progress)));
+            }
+        }
+        next
+    }
+
+    /// Ends everything with `cause`, unless an earlier cause stands. Returns the cause that stands.
+    pub(crate) fn end(&self, cause: EndCause) -> Arc<EndCause> {
+        let mut state = self.lock();
+        let cause = state.end.get_or_insert_with(|| Arc::new(cause)).clone();
+        let queue = std::mem::take(&mut state.queue);
+        let table = std::mem::take(&mut state.table);
+        drop(state);
+        let unsent = queue.into_iter().filter_map(|queued| match queued {
+            Queued::Call(call) => Some((call.waiter, false)),
+            Queued::Plain(_) => None,
+        });
+        let sent = table.into_values().map(|entry| (entry.waiter, true));
+        for (waiter, sent) in unsent.chain(sent) {
+            if let Waiter::Caller(sender) = waiter {
+                // A caller that has gone needs no answer.
+                let _ = sender.send(Err(Failure::Ended {
+                    cause: cause.clone(),
+                    sent,
+                }));
+            }
+        }
+        cause
+    }
+
+    /// Why the connection ended, if it has.
+    pub(crate) fn ended(&self) -> Option<Arc<EndCause>> {
+        self.lock().end.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<R, H>> {
+        // Nothing panics under this lock; if something did, the state is still whole between any two statements.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R, H> State<R, H> {
+    /// Gives a call its serial and its place in the table. A call whose caller has gone is never sent.
+    fn admit(&mut self, mut call: Submission<R, H>) -> Option<Vec<u8>> {
+        if call.waiter.is_gone() {
+            return None;
+        }
+        while self.table.contains_key(&self.next_serial) {
+            self.advance_serial();
+        }
+        let serial = self.next_serial;
+        self.advance_serial();
+        (call.stamp)(&mut call.bytes, serial);
+        let Submission {
+            bytes,
+            waiter,
+            deadline,
+            slot,
+            procedure,
+            ..
+        } = call;
+        self.table.insert(
+            serial,
+            Entry {
+                waiter,
+                deadline,
+                slot,
+                procedure,
+                batch: self.batch,
+            },
+        );
+        Some(bytes)
+    }
+
+    fn advance_serial(&mut self) {
+        self.next_serial = self.next_serial.wrapping_add(1);
+        self.wrapped |= self.next_serial == 0;
+    }
+
+    /// Forgets what callers abandoned, so that a peer that never answers cannot make it pile up. What holds a slot is
+    /// bounded by the slots and stays.
+    fn purge(&mut self) {
+        if self.queue.len() + self.table.len() < self.purge_at {
+            return;
+        }
+        self.queue
+            .retain(|queued| !matches!(queued, Queued::Call(call) if call.waiter.is_gone()));
+        self.table
+            .retain(|_, entry| !entry.waiter.is_gone() || entry.slot.is_held());
+        self.purge_at = FIRST_PURGE.max(2 * (self.queue.len() + self.table.len()));
+    }
+}
+
+/// Serials are our own counter: spreading them over the high bits, which the table looks at, is all the hashing they need.
+#[derive(Default)]
+pub(crate) struct SerialHasher(u64);
+
+impl Hasher for SerialHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u32(&mut self, serial: u32) {
+        self.0 = u64::from(serial).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    type TestCalls = Calls<&'static str, ()>;
+    type Reply = oneshot::Receiver<Result<&'static str, Failure>>;
+
+    fn call(deadline: Option<Instant>) -> (Submission<&'static str, ()>, Reply) {
+        let (sender, receiver) = oneshot::channel();
+        let call = Submission {
+            bytes: vec![0; 4],
+            stamp: |bytes, serial| bytes.copy_from_slice(&serial.to_be_bytes()),
+            waiter: Waiter::Caller(sender),
+            deadline,
+            slot: Slot::default(),
+            procedure: (1, 2),
+        };
+        (call, receiver)
+    }
+
+    fn submit(calls: &TestCalls) -> Reply {
+        let (call, reply) = call(None);
+        calls.submit(call).unwrap();
+        reply
+    }
+
+    fn batch(calls: &TestCalls) -> Vec<u8> {
+        let mut out = Vec::new();
+        calls.next_batch(&mut out);
+        out
+    }
+
+    fn answer(calls: &TestCalls, serial: u32) {
+        match calls.complete(serial, (1, 2)) {
+            Found::Waiter(Waiter::Caller(sender)) => sender.send(Ok("reply")).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn queued_calls_leave_together_and_replies_find_them() {
+        let calls = TestCalls::new();
+        let (first, second) = (submit(&calls), submit(&calls));
+        assert_eq!(batch(&calls), [0, 0, 0, 0, 0, 0, 0, 1]);
+        answer(&calls, 1);
+        answer(&calls, 0);
+        assert_eq!(first.await.unwrap().unwrap(), "reply");
+        assert_eq!(second.await.unwrap().unwrap(), "reply");
+    }
+
+    #[test]
+    fn a_call_dropped_while_queued_is_never_sent() {
+        let calls = TestCalls::new();
+        drop(submit(&calls));
+        assert!(batch(&calls).is_empty());
+    }
+
+    #[test]
+    fn late_replies_are_told_from_foreign_ones() {
+        let calls = TestCalls::new();
+        let reply = submit(&calls);
+        batch(&calls);
+        drop(reply);
+        assert!(matches!(calls.complete(0, (1, 2)), Found::Abandoned));
+        assert!(matches!(calls.complete(0, (1, 2)), Found::Abandoned));
+        assert!(matches!(calls.complete(1, (1, 2)), Found::NeverOurs));
+    }
+
+    #[test]
+    fn a_reply_of_another_procedure_is_not_taken() {
+        let calls = TestCalls::new();
+        let _reply = submit(&calls);
+        batch(&calls);
+        assert!(matches!(
+            calls.complete(0, (1, 3)),
+            Found::OtherProcedure { sent: (1, 2) }
+        ));
+    }
+
+    #[test]
+    fn a_serial_in_use_is_passed_over_after_wrapping() {
+        let calls = TestCalls::new();
+        let _old = submit(&calls);
+        batch(&calls);
+        calls.lock().next_serial = u32::MAX;
+        let _new = [submit(&calls), submit(&calls)];
+        assert_eq!(batch(&calls), [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1]);
+        assert!(matches!(calls.complete(77, (1, 2)), Found::Abandoned));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_say_how_far_the_call_had_come() {
+        let calls = TestCalls::new();
+        let now = Instant::now();
+        let deadline = Some(now + Duration::from_secs(1));
+        let mut replies = Vec::new();
+        for step in 0..3 {
+            let (call, reply) = call(deadline);
+            calls.submit(call).unwrap();
+            replies.push(reply);
+            if step < 2 {
+                batch(&calls);
+            }
+        }
+        assert_eq!(calls.expire(now), deadline);
+        assert_eq!(calls.expire(now + Duration::from_secs(1)), None);
+        for (reply, expected) in
+            replies
+                .into_iter()
+                .zip([Progress::Sent, Progress::Writing, Progress::Queued])
+        {
+            match reply.await.unwrap() {
+                Err(Failure::Timeout(progress)) => assert_eq!(progress, expected),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(batch(&calls).is_empty());
+        assert!(matches!(calls.complete(0, (1, 2)), Found::Abandoned));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_expired_call_keeps_its_slot_until_the_late_reply() {
+        let calls = TestCalls::new();
+        let limit = Arc::new(tokio::sync::Semaphore::new(1));
+        let (mut call, _reply) = call(Some(Instant::now()));
+        call.slot.connection = limit.clone().try_acquire_owned().ok();
+        calls.submit(call).unwrap();
+        batch(&calls);
+        calls.expire(Instant::now());
+        assert_eq!(limit.available_permits(), 0);
+        assert!(matches!(calls.complete(0, (1, 2)), Found::Abandoned));
+        assert_eq!(limit.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_end_reaches_everybody_with_one_cause_and_says_what_was_sent() {
+        let calls = TestCalls::new();
+        let sent = submit(&calls);
+        batch(&calls);
+        let queued = submit(&calls);
+        calls.end(EndCause::PeerClosed);
+        calls.end(EndCause::UserClosed);
+        for (reply, was_sent) in [(sent, true), (queued, false)] {
+            match reply.await.unwrap() {
+                Err(Failure::Ended { cause, sent }) => {
+                    assert!(matches!(*cause, EndCause::PeerClosed));
+                    assert_eq!(sent, was_sent);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let (late, _reply) = call(None);
+        assert!(matches!(
+            *calls.submit(late).unwrap_err(),
+            EndCause::PeerClosed
+        ));
+    }
+
+    #[test]
+    fn abandoned_calls_do_not_pile_up() {
+        let calls = TestCalls::new();
+        for _ in 0..10 * FIRST_PURGE {
+            drop(submit(&calls));
+        }
+        assert!(calls.lock().queue.len() <= FIRST_PURGE);
+        for _ in 0..10 * FIRST_PURGE {
+            let reply = submit(&calls);
+            batch(&calls);
+            drop(reply);
+        }
+        assert!(calls.lock().table.len() <= FIRST_PURGE);
+    }
+
+    #[test]
+    fn urgent_bytes_go_first() {
+        let calls = TestCalls::new();
+        let _reply = submit(&calls);
+        calls.submit_urgent(b"pong".to_vec());
+        assert_eq!(batch(&calls), b"pong\0\0\0\0");
+    }
+}

@@ -1,0 +1,145 @@
+//! Domains: what the daemon says of them, and looking one up.
+
+use bytestring::ByteString;
+use uuid::Uuid;
+
+use super::Libvirt;
+use crate::connection::{CallOptions, deadline};
+use crate::error::{Error, Phase};
+use crate::protocol::remote::procedure::{DomainLookupByName, DomainLookupByUuid};
+use crate::protocol::remote::{DomainLookupByNameArgs, DomainLookupByUuidArgs, NonnullDomain};
+
+/// A domain as the daemon lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Domain {
+    /// Its name; unique on the host, but another domain may bear it later.
+    pub name: String,
+    /// What identifies it.
+    pub uuid: Uuid,
+    /// Its id while it is active; a new one each time it starts.
+    pub id: Option<i32>,
+}
+
+impl Domain {
+    /// Whether the domain is active: its QEMU process exists, running or paused.
+    pub fn is_running(&self) -> bool {
+        self.id.is_some()
+    }
+}
+
+impl From<NonnullDomain> for Domain {
+    fn from(wire: NonnullDomain) -> Self {
+        // The wire says -1 for a domain that is not active.
+        Domain {
+            name: wire.name.into(),
+            uuid: Uuid::from_bytes(wire.uuid),
+            id: (wire.id >= 0).then_some(wire.id),
+        }
+    }
+}
+
+/// Which domain is meant: by name, or by UUID.
+///
+/// Text in the hyphenated form of a UUID is looked up as one first, then as a name, as virsh does it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum DomainKey {
+    /// By name, or by UUID where it is one.
+    Name(String),
+    /// By UUID.
+    Uuid(Uuid),
+}
+
+impl From<&str> for DomainKey {
+    fn from(name: &str) -> Self {
+        DomainKey::Name(name.to_owned())
+    }
+}
+
+impl From<String> for DomainKey {
+    fn from(name: String) -> Self {
+        DomainKey::Name(name)
+    }
+}
+
+impl From<&String> for DomainKey {
+    fn from(name: &String) -> Self {
+        DomainKey::Name(name.clone())
+    }
+}
+
+impl From<Uuid> for DomainKey {
+    fn from(uuid: Uuid) -> Self {
+        DomainKey::Uuid(uuid)
+    }
+}
+
+impl From<&Domain> for DomainKey {
+    fn from(domain: &Domain) -> Self {
+        DomainKey::Uuid(domain.uuid)
+    }
+}
+
+impl Libvirt {
+    /// Looks a domain up. `deadline` is that of the whole operation it belongs to.
+    pub(crate) async fn lookup(&self, key: &DomainKey) -> Result<NonnullDomain, Error> {
+        let options = self.options_until(Phase::Lookup, deadline(self.config.connect_timeout));
+        let name = match key {
+            DomainKey::Uuid(uuid) => return self.lookup_uuid(*uuid, options).await,
+            DomainKey::Name(name) => name,
+        };
+        if let Some(uuid) = hyphenated(name) {
+            match self.lookup_uuid(uuid, options).await {
+                Err(error) if error.is_not_found() => {}
+                found_or_failed => return found_or_failed,
+            }
+        }
+        let args = DomainLookupByNameArgs {
+            name: ByteString::from(name.as_str()),
+        };
+        Ok(self
+            .client
+            .call::<DomainLookupByName>(&args, options)
+            .await?
+            .dom)
+    }
+
+    async fn lookup_uuid(
+        &self,
+        uuid: Uuid,
+        options: CallOptions<'_>,
+    ) -> Result<NonnullDomain, Error> {
+        let args = DomainLookupByUuidArgs {
+            uuid: uuid.into_bytes(),
+        };
+        Ok(self
+            .client
+            .call::<DomainLookupByUuid>(&args, options)
+            .await?
+            .dom)
+    }
+}
+
+/// The UUID that `name` spells, in the one form that libvirt prints.
+fn hyphenated(name: &str) -> Option<Uuid> {
+    (name.len() == 36)
+        .then(|| Uuid::try_parse(name).ok())
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_hyphenated_form_is_taken_for_a_uuid() {
+        assert!(hyphenated("c7a5fdbd-edaf-9455-926a-d65c16db1809").is_some());
+        for name in [
+            "stage-lb-1",
+            "c7a5fdbdedaf9455926ad65c16db1809",
+            "{c7a5fdbd-edaf-9455-926a-d65c16db180}",
+        ] {
+            assert_eq!(hyphenated(name), None, "{name}");
+        }
+    }
+}

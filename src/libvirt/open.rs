@@ -1,0 +1,92 @@
+//! The start of a session, in the order that libvirt's own client keeps: authentication, keepalive, open, close callback.
+//!
+//! Nothing is sent before the reply to connect_open: a call right behind it may run first and fail. The authentication
+//! list is always asked for, since that question is what lets root pass a daemon that wants polkit.
+
+use bytestring::ByteString;
+use tracing::debug;
+
+use super::Libvirt;
+use crate::connection::{CallOptions, deadline};
+use crate::error::{Error, LibvirtError, Phase};
+use crate::protocol::remote::procedure::{
+    AuthList, AuthPolkit, ConnectOpen, ConnectRegisterCloseCallback, ConnectSupportsFeature,
+};
+use crate::protocol::remote::{AuthType, ConnectOpenArgs, ConnectSupportsFeatureArgs};
+
+/// `VIR_DRV_FEATURE_PROGRAM_KEEPALIVE`. Asking for it starts the daemon's own pinging.
+const FEATURE_KEEPALIVE: i32 = 10;
+/// `VIR_DRV_FEATURE_REMOTE_CLOSE_CALLBACK`.
+const FEATURE_CLOSE_CALLBACK: i32 = 15;
+/// `VIR_CONNECT_RO`.
+const OPEN_READONLY: u32 = 1;
+
+impl Libvirt {
+    pub(super) async fn start_session(&self) -> Result<(), Error> {
+        let deadline = deadline(self.config.connect_timeout);
+        let options = |phase| self.options_until(phase, deadline);
+        let client = &self.client;
+
+        let offered = match client
+            .call::<AuthList>(&(), options(Phase::Authentication))
+            .await
+        {
+            Ok(reply) => reply.types,
+            Err(error) if error.libvirt_code() == Some(LibvirtError::NO_SUPPORT) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        if offered.contains(&AuthType::POLKIT) {
+            client
+                .call::<AuthPolkit>(&(), options(Phase::Authentication))
+                .await?;
+        } else if !offered.is_empty() && !offered.contains(&AuthType::NONE) {
+            return Err(Error::AuthUnsupported {
+                offered: offered.into_iter().map(auth_name).collect(),
+            });
+        }
+
+        if self.config.effective_keepalive().is_some() {
+            let supported = self
+                .supports(FEATURE_KEEPALIVE, options(Phase::Features))
+                .await?;
+            debug!(target: "libvirt_qmp::rpc", supported, "keepalive negotiated");
+        }
+
+        let mut flags = 0;
+        if self.config.readonly {
+            flags |= OPEN_READONLY;
+        }
+        let name = Some(ByteString::from(self.config.uri.as_str()));
+        client
+            .call::<ConnectOpen>(&ConnectOpenArgs { name, flags }, options(Phase::Open))
+            .await?;
+
+        if self
+            .supports(FEATURE_CLOSE_CALLBACK, options(Phase::Features))
+            .await?
+        {
+            client
+                .call::<ConnectRegisterCloseCallback>(&(), options(Phase::Features))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn supports(&self, feature: i32, options: CallOptions<'_>) -> Result<bool, Error> {
+        let args = ConnectSupportsFeatureArgs { feature };
+        Ok(self
+            .client
+            .call::<ConnectSupportsFeature>(&args, options)
+            .await?
+            .supported
+            != 0)
+    }
+}
+
+/// `sasl` for `REMOTE_AUTH_SASL`; the number where it has no name.
+fn auth_name(auth: AuthType) -> String {
+    match auth.name() {
+        Some(name) => name.trim_start_matches("REMOTE_AUTH_").to_ascii_lowercase(),
+        None => auth.0.to_string(),
+    }
+}

@@ -1,0 +1,41 @@
+//! The wire types and procedures that build.rs generates from the definitions in `xdr/`. Imports xdr only.
+//!
+//! One module per program or set of types, under libvirt's own names: `remote_nonnull_domain` is
+//! [`remote::NonnullDomain`], `QEMU_PROC_DOMAIN_MONITOR_COMMAND` is
+//! [`qemu::procedure::DomainMonitorCommand`]. Each item names its wire name and its place in `xdr/`.
+
+use xdr_codec::{Pack, Unpack};
+
+use crate::xdr::{Reader, Writer};
+
+/// A procedure that a client can call.
+pub trait Procedure {
+    /// Number of the program it belongs to.
+    const PROGRAM: u32;
+    /// Version of that program.
+    const VERSION: u32;
+    /// Number of the procedure.
+    const NUMBER: i32;
+    /// Wire name, such as `REMOTE_PROC_CONNECT_OPEN`.
+    const NAME: &'static str;
+    /// What the call carries.
+    type Args: Pack<Writer>;
+    /// What the reply carries.
+    type Reply: Unpack<Reader>;
+}
+
+/// A message that only the server sends. It cannot be called.
+pub trait Message {
+    /// Number of the program it belongs to.
+    const PROGRAM: u32;
+    /// Version of that program.
+    const VERSION: u32;
+    /// Number of the message among the program's procedures.
+    const NUMBER: i32;
+    /// Wire name, such as `QEMU_PROC_DOMAIN_MONITOR_EVENT`.
+    const NAME: &'static str;
+    /// What the message carries.
+    type Body: Unpack<Reader>;
+}
+
+include!(concat!(env!("OUT_DIR"), "/protocol.rs"));

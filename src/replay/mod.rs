@@ -1,0 +1,28 @@
+//! Capture of a connection into a fixture, and a server that plays a fixture back to any client. May import anything
+//! below the drivers.
+//!
+//! A [`Fixture`] is readable text: each packet with its direction, its decoded header as a comment, and its bytes in
+//! hexadecimal. [`record`] tees any stream into one; [`Replay`] plays one, in-process or on a socket, so that a test or a demo
+//! needs no daemon.
+//!
+//! ```
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use libvirt_qmp::replay::{Fixture, Replay};
+//! use libvirt_qmp::{LibvirtRpc, Monitor};
+//!
+//! let fixture: Fixture = std::fs::read_to_string("fixtures/query-status.fixture")?.parse()?;
+//! let (conn, served) = Replay::new(fixture).connect();
+//! let monitor = LibvirtRpc::new("stage-lb-1", conn);
+//! let reply = monitor.run(br#"{"execute":"query-status"}"#).await?;
+//! monitor.disconnect().await?;
+//! served.await??;
+//! # Ok(()) }
+//! ```
+
+mod fixture;
+mod record;
+mod server;
+
+pub use fixture::{Direction, Fixture, FixtureError};
+pub use record::{Recorded, Recording, record};
+pub use server::{Replay, ReplayError};

@@ -1,0 +1,165 @@
+//! The RPC client: a handle that many callers share, and the one task that owns the socket.
+//! May import connection, inflight, queue, error, config, packet, protocol and xdr.
+//!
+//! A call is encoded by its caller, queued, given its serial by the task when it leaves, and answered by the task when its
+//! reply comes. See `task` for the rules of the task and `subscriptions` for events.
+
+mod subscriptions;
+mod task;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::config::Config;
+use crate::connection::{
+    CallOptions, Connection, Deadline, Encoded, Limits, sleep_until, timed_out,
+};
+use crate::error::{EndCause, Error, LibvirtError, Phase};
+use crate::inflight::Progress;
+use crate::packet::{Header, MAX_LENGTH, MessageStatus, PREFIX};
+use crate::protocol::{Procedure, rpc};
+use crate::xdr;
+
+pub(crate) use subscriptions::{EventKind, Registration, Subscription};
+use subscriptions::{Hook, Subscriptions};
+
+/// A reply: whether it is an error, and its payload.
+type Reply = (MessageStatus, Bytes);
+
+/// What the handles and the task share.
+struct Shared {
+    connection: Connection<Reply, Hook>,
+    subscriptions: Subscriptions,
+}
+
+/// A handle of a connection. Cheap to clone; when the last one goes, the task ends and the socket closes.
+#[derive(Clone)]
+pub(crate) struct Client {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.connection.close();
+    }
+}
+
+impl Client {
+    /// Starts the connection task over `io`. Must run inside a tokio runtime.
+    pub(crate) fn start<T>(io: T, config: &Config) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let connection = Connection::new(config.max_in_flight);
+        let shared = Arc::new(Shared {
+            connection,
+            subscriptions: Subscriptions::default(),
+        });
+        tokio::spawn(task::run(io, shared.clone(), config.effective_keepalive()));
+        Client {
+            handle: Arc::new(Handle { shared }),
+        }
+    }
+
+    /// Calls `P` and decodes its reply.
+    ///
+    /// Cancel safety: dropping the future before the call was sent sends nothing; after that the reply is discarded, and the
+    /// call's slot stays taken until the reply comes.
+    pub(crate) async fn call<P: Procedure>(
+        &self,
+        args: &P::Args,
+        options: CallOptions<'_>,
+    ) -> Result<P::Reply, Error> {
+        let (status, payload) = self.connection().send(encode::<P>(args)?, options).await?;
+        let payload = finish(P::NAME, status, payload)?;
+        xdr::decode(payload).map_err(|error| Error::xdr(P::NAME, error))
+    }
+
+    /// Registers for the events of `registration`, or joins those who have.
+    pub(crate) async fn subscribe(
+        &self,
+        registration: Registration,
+        queue_limit: usize,
+        deadline: Deadline,
+    ) -> Result<Subscription, Error> {
+        let options = CallOptions {
+            phase: Phase::Subscription,
+            deadline,
+            limits: Limits::None,
+        };
+        tokio::select! {
+            subscription = subscriptions::subscribe(self, registration, queue_limit) => subscription,
+            () = sleep_until(deadline) => Err(timed_out(options, Progress::Sent)),
+        }
+    }
+
+    /// Ends the connection: every waiter fails with `UserClosed`, and the socket closes. Does not wait.
+    pub(crate) fn close(&self) {
+        self.connection().close();
+    }
+
+    /// Waits until the connection has ended and the socket is closed.
+    pub(crate) async fn closed(&self) -> Arc<EndCause> {
+        self.connection().closed().await
+    }
+
+    /// Why the connection ended, if it has.
+    pub(crate) fn ended(&self) -> Option<Arc<EndCause>> {
+        self.connection().ended()
+    }
+
+    fn connection(&self) -> &Connection<Reply, Hook> {
+        &self.handle.shared.connection
+    }
+}
+
+/// A whole call packet but for its serial.
+fn encode<P: Procedure>(args: &P::Args) -> Result<Encoded, Error> {
+    let mut bytes = Vec::with_capacity(256);
+    bytes.extend_from_slice(&[0; PREFIX]);
+    xdr::encode(args, &mut bytes).map_err(|source| Error::Encode {
+        procedure: P::NAME,
+        source,
+    })?;
+    let payload = bytes.len() - PREFIX;
+    if bytes.len() > MAX_LENGTH {
+        let over = xdr::EncodeError::whole(payload, MAX_LENGTH - PREFIX);
+        return Err(Error::Encode {
+            procedure: P::NAME,
+            source: over,
+        });
+    }
+    let prefix = Header::call(P::PROGRAM, P::VERSION, P::NUMBER, 0).prefix(payload);
+    bytes[..PREFIX].copy_from_slice(&prefix);
+    Ok(Encoded {
+        bytes,
+        stamp,
+        procedure: (P::PROGRAM, P::NUMBER),
+    })
+}
+
+/// Puts the serial into an encoded call: the sixth word.
+fn stamp(bytes: &mut [u8], serial: u32) {
+    if let Some(word) = bytes.get_mut(20..24) {
+        word.copy_from_slice(&serial.to_be_bytes());
+    }
+}
+
+/// The payload of a good reply, or the error that the reply is.
+fn finish(name: &'static str, status: MessageStatus, payload: Bytes) -> Result<Bytes, Error> {
+    match status {
+        MessageStatus::OK => Ok(payload),
+        MessageStatus::ERROR => {
+            let error = xdr::decode::<rpc::MessageError>(payload)
+                .map_err(|error| Error::xdr(name, error))?;
+            Err(LibvirtError::from_wire(error, name).into())
+        }
+        MessageStatus(other) => Err(Error::xdr(name, xdr::DecodeError::status(other))),
+    }
+}

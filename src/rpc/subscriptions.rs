@@ -1,0 +1,433 @@
+//! Event registrations: who wants which events, and how they find their way.
+//!
+//! libvirtd allows one registration per target on a connection, so those who want the same events share one and the
+//! client fans out. Callback ids are the daemon's own, may be 0 and collide between kinds of event: the route of an event is
+//! its program, its procedure and its id. A registration becomes a route in the reader, on its reply, since its events may be
+//! the very next packets; events that come before that reply are held until it is there.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tracing::{debug, trace};
+
+use super::{Client, Shared, encode, finish};
+use crate::connection::Encoded;
+use crate::error::{EndCause, Error};
+use crate::inflight::{Slot, Waiter};
+use crate::packet::{Header, MessageStatus};
+use crate::protocol::{Message, Procedure};
+use crate::queue::{EventQueue, Item};
+use crate::xdr::{self, DecodeError};
+
+/// Events held at most while registrations wait for their reply.
+const MAX_HELD: usize = 4096;
+
+/// What to register for, and how.
+pub(crate) struct Registration {
+    key: Key,
+    register: NamedCall,
+    callback_id: fn(Bytes) -> Result<i32, DecodeError>,
+    deregister: fn(i32) -> Result<NamedCall, Error>,
+}
+
+/// Two registrations with the same key are one for the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    program: u32,
+    message: i32,
+    target: Box<[u8]>,
+}
+
+/// A call by name.
+struct NamedCall {
+    name: &'static str,
+    call: Encoded,
+}
+
+/// How a kind of event is registered: its procedures, and where the callback id stands in them.
+pub(crate) trait EventKind {
+    type Message: Message;
+    type Register: Procedure;
+    type Deregister: Procedure;
+    fn callback_id(reply: <Self::Register as Procedure>::Reply) -> i32;
+    fn deregister(callback_id: i32) -> <Self::Deregister as Procedure>::Args;
+}
+
+impl Registration {
+    /// A registration by `args` for the events of `target`.
+    pub(crate) fn new<K: EventKind>(
+        target: &[u8],
+        args: &<K::Register as Procedure>::Args,
+    ) -> Result<Self, Error> {
+        Ok(Registration {
+            key: Key {
+                program: K::Message::PROGRAM,
+                message: K::Message::NUMBER,
+                target: target.into(),
+            },
+            register: NamedCall::new::<K::Register>(args)?,
+            callback_id: |payload| Ok(K::callback_id(xdr::decode(payload)?)),
+            deregister: |id| NamedCall::new::<K::Deregister>(&K::deregister(id)),
+        })
+    }
+}
+
+impl NamedCall {
+    fn new<P: Procedure>(args: &P::Args) -> Result<Self, Error> {
+        Ok(NamedCall {
+            name: P::NAME,
+            call: encode::<P>(args)?,
+        })
+    }
+
+    /// Sends the call, to be answered to the connection task. It waits for no slot and has no deadline: whoever waits for
+    /// the outcome has one.
+    fn submit(self, shared: &Shared, key: &Key, step: Step) -> Result<(), Arc<EndCause>> {
+        let hook = Hook {
+            key: key.clone(),
+            name: self.name,
+            step,
+        };
+        shared
+            .connection
+            .calls
+            .submit(self.call.submit(Waiter::Hook(hook), None, Slot::default()))
+    }
+}
+
+/// A reply that the connection task itself must see.
+#[derive(Debug)]
+pub(super) struct Hook {
+    key: Key,
+    name: &'static str,
+    step: Step,
+}
+
+#[derive(Debug)]
+enum Step {
+    Register,
+    Deregister,
+}
+
+/// All registrations of one connection.
+#[derive(Default)]
+pub(super) struct Subscriptions {
+    registry: Mutex<Registry>,
+}
+
+#[derive(Default)]
+struct Registry {
+    targets: HashMap<Key, Target>,
+    routes: HashMap<(u32, i32, i32), Arc<Fanout>>,
+    /// Events of unknown ids, while a registration waits for its reply.
+    held: VecDeque<(Header, i32, Bytes)>,
+    held_lost: u64,
+    registering: usize,
+    next_subscriber: u64,
+    end: Option<Arc<EndCause>>,
+}
+
+struct Target {
+    fanout: Arc<Fanout>,
+    phase: watch::Sender<Phase>,
+    callback_id: fn(Bytes) -> Result<i32, DecodeError>,
+    deregister: fn(i32) -> Result<NamedCall, Error>,
+}
+
+#[derive(Clone)]
+enum Phase {
+    Registering,
+    Active { callback_id: i32 },
+    Deregistering,
+    Failed(Error),
+    Gone,
+}
+
+/// The queues that each event of a target goes to.
+#[derive(Default)]
+struct Fanout {
+    queues: Mutex<Vec<(u64, Arc<EventQueue<Bytes>>)>>,
+}
+
+impl Fanout {
+    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Arc<EventQueue<Bytes>>)>> {
+        // Nothing panics under this lock.
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, payload: &Bytes) {
+        for (_, queue) in self.lock().iter() {
+            queue.push(payload.clone());
+        }
+    }
+}
+
+/// One subscriber's end. Dropping the last one of a target deregisters it.
+pub(crate) struct Subscription {
+    client: Client,
+    key: Key,
+    subscriber: u64,
+    queue: Arc<EventQueue<Bytes>>,
+    taken: VecDeque<Bytes>,
+}
+
+impl Subscription {
+    /// The next event's payload.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Item<Bytes>> {
+        self.queue.poll_next(&mut self.taken, cx)
+    }
+
+    /// Ends this subscription for its reader, who gets what is queued and then `cause`.
+    pub(crate) fn queue(&self) -> &Arc<EventQueue<Bytes>> {
+        &self.queue
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let shared = &self.client.handle.shared;
+        shared
+            .subscriptions
+            .unsubscribe(shared, &self.key, self.subscriber);
+    }
+}
+
+/// Adds a subscriber, and registers with the daemon where it is the first.
+pub(super) async fn subscribe(
+    client: &Client,
+    registration: Registration,
+    queue_limit: usize,
+) -> Result<Subscription, Error> {
+    let shared = &client.handle.shared;
+    let Registration {
+        key,
+        register,
+        callback_id,
+        deregister,
+    } = registration;
+    let mut register = Some(register);
+    loop {
+        let (mut phase, subscription) = {
+            let mut registry = shared.subscriptions.lock();
+            if let Some(cause) = &registry.end {
+                return Err(Error::disconnected(cause.clone(), false));
+            }
+            if !registry.targets.contains_key(&key) {
+                let Some(call) = register.take() else {
+                    return Err(Error::Unsupported(
+                        "registration ended twice while it was waited for".to_owned(),
+                    ));
+                };
+                call.submit(shared, &key, Step::Register)
+                    .map_err(|cause| Error::disconnected(cause, false))?;
+                let phase = watch::Sender::new(Phase::Registering);
+                let target = Target {
+                    fanout: Arc::default(),
+                    phase,
+                    callback_id,
+                    deregister,
+                };
+                registry.targets.insert(key.clone(), target);
+                registry.registering += 1;
+            }
+            registry.join(client, &key, queue_limit)
+        };
+        // From here on the subscription's drop cleans up, whatever becomes of this future.
+        let outcome = match phase
+            .wait_for(|phase| !matches!(phase, Phase::Registering | Phase::Deregistering))
+            .await
+        {
+            Ok(phase) => phase.clone(),
+            Err(_) => Phase::Gone,
+        };
+        match (outcome, subscription) {
+            (Phase::Active { .. }, Some(subscription)) => return Ok(subscription),
+            (Phase::Failed(error), _) => return Err(error),
+            // It was being deregistered: now it can be registered anew.
+            _ => continue,
+        }
+    }
+}
+
+impl Registry {
+    /// Joins an existing target, or gives only its phase where it is on its way out.
+    fn join(
+        &mut self,
+        client: &Client,
+        key: &Key,
+        queue_limit: usize,
+    ) -> (watch::Receiver<Phase>, Option<Subscription>) {
+        let Some(target) = self.targets.get(key) else {
+            return (watch::Sender::new(Phase::Gone).subscribe(), None);
+        };
+        let phase = target.phase.subscribe();
+        if matches!(*phase.borrow(), Phase::Deregistering) {
+            return (phase, None);
+        }
+        let subscriber = self.next_subscriber;
+        self.next_subscriber += 1;
+        let queue = EventQueue::new(queue_limit);
+        target.fanout.lock().push((subscriber, queue.clone()));
+        let subscription = Subscription {
+            client: client.clone(),
+            key: key.clone(),
+            subscriber,
+            queue,
+            taken: VecDeque::new(),
+        };
+        (phase, Some(subscription))
+    }
+}
+
+impl Subscriptions {
+    /// Brings an event to its subscribers.
+    pub(super) fn event(&self, header: Header, payload: Bytes) {
+        let Some(id) = payload
+            .first_chunk::<4>()
+            .map(|word| i32::from_be_bytes(*word))
+        else {
+            debug!(target: "libvirt_qmp::event", %header, "ignored: too short for a callback id");
+            return;
+        };
+        let mut registry = self.lock();
+        if let Some(fanout) = registry.routes.get(&(header.program, header.procedure, id)) {
+            let fanout = fanout.clone();
+            drop(registry);
+            fanout.push(&payload);
+        } else if registry.registering > 0 {
+            if registry.held.len() >= MAX_HELD {
+                registry.held.pop_front();
+                registry.held_lost += 1;
+            }
+            registry.held.push_back((header, id, payload));
+        } else {
+            trace!(target: "libvirt_qmp::event", %header, callback_id = id, "ignored: nobody asked for it");
+        }
+    }
+
+    /// Takes the reply to a registration or deregistration.
+    pub(super) fn replied(
+        &self,
+        shared: &Shared,
+        hook: Hook,
+        status: MessageStatus,
+        payload: Bytes,
+    ) {
+        match hook.step {
+            Step::Register => self.registered(shared, hook, status, payload),
+            Step::Deregister => {
+                if let Err(error) = finish(hook.name, status, payload) {
+                    debug!(target: "libvirt_qmp::event", %error, "deregistering failed");
+                }
+                if let Some(target) = self.lock().targets.remove(&hook.key) {
+                    target.phase.send_replace(Phase::Gone);
+                }
+            }
+        }
+    }
+
+    fn registered(&self, shared: &Shared, hook: Hook, status: MessageStatus, payload: Bytes) {
+        let mut registry = self.lock();
+        let registry = &mut *registry;
+        registry.registering -= 1;
+        let Some(target) = registry.targets.get(&hook.key) else {
+            return;
+        };
+        let id = finish(hook.name, status, payload).and_then(|payload| {
+            (target.callback_id)(payload).map_err(|error| Error::xdr(hook.name, error))
+        });
+        match id {
+            Ok(callback_id) => {
+                let route = (hook.key.program, hook.key.message, callback_id);
+                registry.routes.insert(route, target.fanout.clone());
+                target.phase.send_replace(Phase::Active { callback_id });
+                if registry.held_lost > 0 {
+                    target
+                        .fanout
+                        .lock()
+                        .iter()
+                        .for_each(|(_, queue)| queue.lose(registry.held_lost));
+                }
+                registry.held.retain(|(header, id, payload)| {
+                    let ours = (header.program, header.procedure, *id) == route;
+                    if ours {
+                        target.fanout.push(payload);
+                    }
+                    !ours
+                });
+                if target.fanout.lock().is_empty() {
+                    registry.deregister(shared, &hook.key, callback_id);
+                }
+            }
+            Err(error) => {
+                if let Some(target) = registry.targets.remove(&hook.key) {
+                    target.phase.send_replace(Phase::Failed(error));
+                }
+            }
+        }
+        if registry.registering == 0 {
+            registry.held = VecDeque::new();
+            registry.held_lost = 0;
+        }
+    }
+
+    fn unsubscribe(&self, shared: &Shared, key: &Key, subscriber: u64) {
+        let mut registry = self.lock();
+        let Some(target) = registry.targets.get(key) else {
+            return;
+        };
+        let mut queues = target.fanout.lock();
+        let before = queues.len();
+        queues.retain(|(id, _)| *id != subscriber);
+        let was_last = queues.is_empty() && before > 0;
+        drop(queues);
+        // While the registration waits for its reply, the reply sees that nobody is left.
+        let callback_id = match *target.phase.borrow() {
+            Phase::Active { callback_id } if was_last => callback_id,
+            _ => return,
+        };
+        registry.deregister(shared, key, callback_id);
+    }
+
+    /// Ends every subscription with `cause`, and every one to come.
+    pub(super) fn end(&self, cause: &Arc<EndCause>) {
+        let mut registry = self.lock();
+        registry.end = Some(cause.clone());
+        registry.routes.clear();
+        registry.held.clear();
+        for (_, target) in registry.targets.drain() {
+            for (_, queue) in target.fanout.lock().iter() {
+                queue.end(cause.clone());
+            }
+            target
+                .phase
+                .send_replace(Phase::Failed(Error::disconnected(cause.clone(), true)));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        // Nothing panics under this lock.
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registry {
+    /// Sends the deregistration of a target that nobody wants any more. A new registration for it waits for the reply:
+    /// the daemon would refuse it before.
+    fn deregister(&mut self, shared: &Shared, key: &Key, callback_id: i32) {
+        self.routes.remove(&(key.program, key.message, callback_id));
+        let Some(target) = self.targets.get(key) else {
+            return;
+        };
+        target.phase.send_replace(Phase::Deregistering);
+        let submitted =
+            (target.deregister)(callback_id).map(|call| call.submit(shared, key, Step::Deregister));
+        if !matches!(submitted, Ok(Ok(()))) {
+            // The connection has ended: the daemon has forgotten everything anyway.
+            self.targets.remove(key);
+        }
+    }
+}
