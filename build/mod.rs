@@ -105,6 +105,7 @@ pub(crate) fn generate(
 
     translate(modules, &sources).map_err(|mut problems| {
         problems.sort();
+        problems.dedup();
         problems
             .iter()
             .map(|problem| diagnostic(&sources, problem))
