@@ -7,7 +7,6 @@
 mod ast;
 mod doc;
 mod emit;
-mod emit_type;
 mod layout;
 mod lex;
 mod model;
