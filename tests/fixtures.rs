@@ -4,6 +4,12 @@
 //! The live test runs every scenario anew and compares what the client sends with the recording; with
 //! `LIBVIRT_QMP_RECORD=1` it writes the recordings instead.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a helper that cannot do its work fails the test that called it"
+)]
+
 mod support;
 
 use std::path::PathBuf;
@@ -30,7 +36,9 @@ type Conn = Box<dyn Stream>;
 type Running = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Name of the fixture, what it shows, and what a client does.
-const SCENARIOS: &[(&str, &str, fn(Conn) -> Running)] = &[
+type Scenario = (&'static str, &'static str, fn(Conn) -> Running);
+
+const SCENARIOS: &[Scenario] = &[
     ("session", "session start, list of domains, close", |conn| {
         Box::pin(session(conn))
     }),
