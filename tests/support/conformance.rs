@@ -220,12 +220,14 @@ async fn failed(monitor: &dyn Monitor, command: &[u8]) -> QmpError {
     }
 }
 
-/// The next event of one of these names.
+/// The next event of one of these names. A reset by the guest itself is passed over: its firmware may do that at any time
+/// after one that was asked for.
 pub(crate) async fn next_of(events: &mut EventStream, names: &[&str]) -> Event {
     let found = tokio::time::timeout(PATIENCE, async {
         loop {
             let event = events.next().await.expect("the stream goes on").unwrap();
-            if names.contains(&event.name.as_str()) {
+            let by_guest = event.data_as::<Value>().is_ok_and(|data| data["guest"] == json!(true));
+            if names.contains(&event.name.as_str()) && !by_guest {
                 return event;
             }
         }
