@@ -226,7 +226,9 @@ pub(crate) async fn next_of(events: &mut EventStream, names: &[&str]) -> Event {
     let found = tokio::time::timeout(PATIENCE, async {
         loop {
             let event = events.next().await.expect("the stream goes on").unwrap();
-            let by_guest = event.data_as::<Value>().is_ok_and(|data| data["guest"] == json!(true));
+            let by_guest = event
+                .data_as::<Value>()
+                .is_ok_and(|data| data["guest"] == json!(true));
             if names.contains(&event.name.as_str()) && !by_guest {
                 return event;
             }
