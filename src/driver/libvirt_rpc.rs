@@ -96,6 +96,18 @@ impl LibvirtRpc {
             return Err(Error::Closed);
         }
         let libvirt = match &self.session {
+            Session::Own(link, _) => link.opened(),
+            Session::Shared(libvirt) => Some(libvirt),
+        };
+        match (libvirt, self.domain.get()) {
+            (Some(libvirt), Some(domain)) => Ok((libvirt, domain)),
+            // Boxed, for it is rare and large, and every command's future would have room for it.
+            _ => Box::pin(self.make_ready()).await,
+        }
+    }
+
+    async fn make_ready(&self) -> Result<(&Libvirt, &NonnullDomain), Error> {
+        let libvirt = match &self.session {
             Session::Own(link, config) => {
                 link.session(|stream| Libvirt::open(stream, (**config).clone()))
                     .await?
@@ -110,23 +122,11 @@ impl LibvirtRpc {
     }
 
     async fn run_command(&self, command: &[u8]) -> Result<Bytes, Error> {
-        let command = RawCommand::parse(command)?;
-        refuse_oob(&command)?;
-        let text = command.without_id();
-        if text.len() > STRING_MAX as usize {
-            return Err(CommandError::TooLong {
-                length: text.len(),
-                limit: STRING_MAX as usize,
-            }
-            .into());
-        }
-        // It was checked when it was parsed, but not for the compiler.
-        let text = ByteString::try_from(text.as_ref()).map_err(|error| CommandError::NotUtf8 {
-            offset: error.valid_up_to(),
-        })?;
+        let (text, user_id) = checked_text(command)?;
         let (libvirt, domain) = self.ready().await?;
-        let reply = libvirt.monitor_command(domain, text, &self.turn).await?;
-        finish(reply, &command)
+        let call = Libvirt::encode_monitor_command(domain, text)?;
+        let reply = libvirt.run_monitor_command(call, &self.turn).await?;
+        finish(reply, user_id, command)
     }
 
     async fn subscribe(&self) -> Result<EventStream, Error> {
@@ -159,6 +159,26 @@ impl LibvirtRpc {
             Session::Shared(_) => Ok(()),
         }
     }
+}
+
+/// The command as libvirt takes it: without an id, and not too long. And the id.
+fn checked_text(command: &[u8]) -> Result<(ByteString, Option<&[u8]>), Error> {
+    let command = RawCommand::parse(command)?;
+    refuse_oob(&command)?;
+    let text = command.without_id();
+    if text.len() > STRING_MAX as usize {
+        let limit = STRING_MAX as usize;
+        return Err(CommandError::TooLong {
+            length: text.len(),
+            limit,
+        }
+        .into());
+    }
+    // It was checked when it was parsed, but not for the compiler.
+    let text = ByteString::try_from(text.as_ref()).map_err(|error| CommandError::NotUtf8 {
+        offset: error.valid_up_to(),
+    })?;
+    Ok((text, command.user_id()))
 }
 
 impl Libvirt {

@@ -148,7 +148,8 @@ impl SocketMonitor {
     }
 
     async fn run_command(&self, command: &[u8]) -> Result<Bytes, Error> {
-        let command = RawCommand::parse(command)?;
+        let text = command;
+        let command = RawCommand::parse(text)?;
         refuse_oob(&command)?;
         let session = self.session().await?;
         let encoded = session.shared().encode(&command)?;
@@ -162,8 +163,8 @@ impl SocketMonitor {
             deadline: deadline(timeout),
             limits: Limits::Connection,
         };
-        let reply = session.shared().connection.send(encoded, options).await?;
-        finish(reply, &command)
+        let reply = session.shared().connection.send(encoded, &options).await?;
+        finish(reply, command.user_id(), text)
     }
 
     async fn subscribe(&self) -> Result<EventStream, Error> {
@@ -241,7 +242,7 @@ where
 /// The error of a phase of connecting that got no answer.
 fn silent(phase: Phase, deadline: Deadline) -> Error {
     timed_out(
-        CallOptions {
+        &CallOptions {
             phase,
             deadline,
             limits: Limits::None,
@@ -313,14 +314,16 @@ impl Session {
             capabilities,
         } = &greeting;
         debug!(target: "libvirt_qmp::qmp", %version, ?capabilities, "greeted");
-        let command = RawCommand::parse(br#"{"execute":"qmp_capabilities"}"#)?;
+        let command = RawCommand::parse(CAPABILITIES)?;
         let options = CallOptions {
             phase: Phase::Negotiation,
             deadline,
             limits: Limits::None,
         };
-        let reply = connection.send(closer.0.encode(&command)?, options).await?;
-        finish(reply, &command)?;
+        let reply = connection
+            .send(closer.0.encode(&command)?, &options)
+            .await?;
+        finish(reply, None, CAPABILITIES)?;
         Ok(Arc::new(Session { closer, greeting }))
     }
 
@@ -417,6 +420,8 @@ fn answer(waiter: Waiter<Bytes, Infallible>, message: Bytes) {
         Waiter::Hook(never) => match never {},
     }
 }
+
+const CAPABILITIES: &[u8] = br#"{"execute":"qmp_capabilities"}"#;
 
 /// Numbers in ids start here, so that all of them have ten digits and a command can be encoded before its number is known.
 const FIRST_NUMBER: u64 = 1_000_000_000;

@@ -14,12 +14,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
-use crate::connection::{CallOptions, Deadline, Limits, deadline};
+use crate::connection::{CallOptions, Deadline, Encoded, Limits, deadline};
 use crate::error::{EndCause, Error, Phase};
 use crate::protocol::qemu::{self, procedure::DomainMonitorCommand};
 use crate::protocol::remote::procedure::{ConnectClose, ConnectListAllDomains};
 use crate::protocol::remote::{self, ConnectListAllDomainsArgs};
-use crate::rpc::Client;
+use crate::rpc::{self, Client};
 
 pub use domain::{Domain, DomainKey};
 
@@ -150,22 +150,29 @@ impl Libvirt {
         self.client.closed().await
     }
 
-    /// Runs one QMP command of `domain` and returns libvirt's answer. `turn` lets one command of a monitor run at a time.
-    pub(crate) async fn monitor_command(
-        &self,
+    /// Encodes one QMP command of `domain`, for `run_monitor_command`.
+    pub(crate) fn encode_monitor_command(
         domain: &remote::NonnullDomain,
         command: ByteString,
-        turn: &Arc<Semaphore>,
-    ) -> Result<Bytes, Error> {
+    ) -> Result<Encoded, Error> {
         let args = qemu::DomainMonitorCommandArgs {
             dom: domain.clone(),
             cmd: command,
             flags: MONITOR_COMMAND_QMP,
         };
+        rpc::encode::<DomainMonitorCommand>(&args)
+    }
+
+    /// Runs an encoded QMP command and returns libvirt's answer. `turn` lets one command of a monitor run at a time.
+    pub(crate) async fn run_monitor_command(
+        &self,
+        command: Encoded,
+        turn: &Arc<Semaphore>,
+    ) -> Result<Bytes, Error> {
         let options = self.options(Phase::Reply, Limits::Monitor(turn));
         let reply = self
             .client
-            .call::<DomainMonitorCommand>(&args, options)
+            .send::<DomainMonitorCommand>(command, &options)
             .await?;
         Ok(reply.result.into_bytes())
     }

@@ -80,7 +80,16 @@ impl Client {
         args: &P::Args,
         options: CallOptions<'_>,
     ) -> Result<P::Reply, Error> {
-        let (status, payload) = self.connection().send(encode::<P>(args)?, options).await?;
+        self.send::<P>(encode::<P>(args)?, &options).await
+    }
+
+    /// As `call`, with a call that was encoded before: the future then has no room for the arguments.
+    pub(crate) async fn send<P: Procedure>(
+        &self,
+        call: Encoded,
+        options: &CallOptions<'_>,
+    ) -> Result<P::Reply, Error> {
+        let (status, payload) = self.connection().send(call, options).await?;
         let payload = finish(P::NAME, status, payload)?;
         xdr::decode(payload).map_err(|error| Error::xdr(P::NAME, error))
     }
@@ -99,7 +108,7 @@ impl Client {
         };
         tokio::select! {
             subscription = subscriptions::subscribe(self, registration, queue_limit) => subscription,
-            () = sleep_until(deadline) => Err(timed_out(options, Progress::Sent)),
+            () = sleep_until(deadline) => Err(timed_out(&options, Progress::Sent)),
         }
     }
 
@@ -129,7 +138,7 @@ impl Client {
 }
 
 /// A whole call packet but for its serial.
-fn encode<P: Procedure>(args: &P::Args) -> Result<Encoded, Error> {
+pub(crate) fn encode<P: Procedure>(args: &P::Args) -> Result<Encoded, Error> {
     let mut bytes = Vec::with_capacity(256);
     bytes.extend_from_slice(&[0; PREFIX]);
     xdr::encode(args, &mut bytes).map_err(|source| Error::Encode {
