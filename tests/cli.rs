@@ -483,27 +483,33 @@ async fn live_events_end_by_interrupt_and_by_a_lost_daemon() {
     let uri = lab.client_uri();
     let (mut interrupted, mut lines) = watch(&["-c", &uri, "events", GUEST]);
     let (bereft, mut its_lines) = watch(&["-c", &uri, "events", "--json", GUEST]);
-    // An event before the registration is not seen, so there are events until both have seen one.
-    let mut seen = 0;
-    let both = async {
-        let (text, json) = tokio::join!(line(&mut lines), line(&mut its_lines));
-        assert!(
-            text.ends_with(" STOP") || text.ends_with(" RESUME"),
-            "{text}"
-        );
-        let event: Value = json.parse().unwrap();
-        assert_eq!(event["domain"]["name"], GUEST);
-    };
-    tokio::pin!(both);
-    loop {
-        tokio::select! {
-            () = &mut both => break,
-            output = qmp(&["-c", &uri, "run", GUEST, ["stop", "cont"][seen % 2]]).output() => {
-                assert_eq!(stdout(&output.unwrap()), "{}\n");
-                seen += 1;
+    let watching = tokio::spawn(async move {
+        // The guest's firmware resets it now and then of its own.
+        let text = loop {
+            let text = line(&mut lines).await;
+            if !text.contains(" RESET ") {
+                break text;
             }
-        }
+        };
+        (text, line(&mut its_lines).await, lines, its_lines)
+    });
+    // An event before the registration is not seen, so there are events until both have seen one.
+    let mut commands = ["stop", "cont"].into_iter().cycle();
+    while !watching.is_finished() {
+        let command = commands.next().unwrap();
+        let output = qmp(&["-c", &uri, "run", GUEST, command])
+            .output()
+            .await
+            .unwrap();
+        assert_eq!(stdout(&output), "{}\n", "{}", stderr(&output));
     }
+    let (text, json, _lines, _its_lines) = watching.await.unwrap();
+    assert!(
+        text.ends_with(" STOP") || text.ends_with(" RESUME"),
+        "{text}"
+    );
+    let event: Value = json.parse().unwrap();
+    assert_eq!(event["domain"]["name"], GUEST);
     interrupt(&interrupted).await;
     assert_eq!(interrupted.wait().await.unwrap().code(), Some(0));
     lab.kill_daemon();
