@@ -12,6 +12,7 @@ mod support;
 use std::io::pipe;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::sync::Arc;
 
 use libvirt_qmp::protocol::qemu;
 use libvirt_qmp::replay::{Fixture, Replay, ReplayError};
@@ -23,6 +24,7 @@ use support::scratch::Scratch;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// The domain of the recordings.
@@ -364,7 +366,7 @@ async fn on_qemus_own_socket_no_domain_is_named() {
     let listener = UnixListener::bind(&path).unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(be_qemu(stream));
+            tokio::spawn(be_qemu(stream, 1, Arc::default()));
         }
     });
     let uri = format!("unix:{}", path.display());
@@ -382,14 +384,35 @@ async fn on_qemus_own_socket_no_domain_is_named() {
     assert_eq!(stdout(&output), "5.000007 STOP\n");
 }
 
-/// A QEMU whose commands return their arguments, and that stops once.
-async fn be_qemu(stream: UnixStream) -> std::io::Result<()> {
+#[tokio::test]
+async fn an_interrupt_ends_events_that_nobody_reads() {
+    let scratch = Scratch::new();
+    let path = scratch.path("qmp");
+    let listener = UnixListener::bind(&path).unwrap();
+    let sent = Arc::new(Notify::new());
+    let all = sent.clone();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await?;
+        // As JSON, what waits in the event stream alone is more than a pipe holds.
+        be_qemu(stream, 100_000, all).await
+    });
+    let uri = format!("unix:{}", path.display());
+    let (mut child, mut lines) = watch(&["-c", &uri, "events", "--json"]);
+    line(&mut lines).await;
+    sent.notified().await;
+    interrupt(&child).await;
+    assert_eq!(child.wait().await.unwrap().code(), Some(0));
+}
+
+/// A QEMU whose commands return their arguments, and that stops so many times after the first and then tells.
+async fn be_qemu(stream: UnixStream, stops: usize, sent: Arc<Notify>) -> std::io::Result<()> {
+    const GREETING: &[u8] =
+        br#"{"QMP":{"version":{"qemu":{"major":9,"minor":0,"micro":0},"package":""},"capabilities":[]}}"#;
+    const STOP: &str = "{\"event\":\"STOP\",\"timestamp\":{\"seconds\":5,\"microseconds\":7}}\r\n";
     let (mut reader, mut writer) = stream.into_split();
-    writer
-        .write_all(br#"{"QMP":{"version":{"qemu":{"major":9,"minor":0,"micro":0},"package":""},"capabilities":[]}}"#)
-        .await?;
+    writer.write_all(GREETING).await?;
     let mut read = Vec::new();
-    let mut stopped = false;
+    let mut events = STOP.repeat(stops);
     while reader.read_buf(&mut read).await? > 0 {
         // Commands end where their JSON ends.
         let Ok(command) = serde_json::from_slice::<Value>(&read) else {
@@ -399,10 +422,9 @@ async fn be_qemu(stream: UnixStream) -> std::io::Result<()> {
         let returned = command.get("arguments").cloned().unwrap_or(json!({}));
         let reply = json!({"return": returned, "id": command["id"]});
         writer.write_all(format!("{reply}\r\n").as_bytes()).await?;
-        if !std::mem::replace(&mut stopped, true) {
-            let event = r#"{"event":"STOP","timestamp":{"seconds":5,"microseconds":7}}"#;
-            writer.write_all(format!("{event}\r\n").as_bytes()).await?;
-        }
+        writer.write_all(events.as_bytes()).await?;
+        events.clear();
+        sent.notify_one();
     }
     Ok(())
 }
