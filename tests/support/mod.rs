@@ -9,6 +9,7 @@
 )]
 
 pub(crate) mod lab;
+pub(crate) mod mock;
 pub(crate) mod process;
 pub(crate) mod qemu;
 pub(crate) mod scratch;
