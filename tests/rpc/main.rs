@@ -11,6 +11,8 @@
 mod support;
 
 mod calls;
+mod cancel;
+mod limits;
 
 use std::sync::Arc;
 

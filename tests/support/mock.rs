@@ -22,8 +22,8 @@ use libvirt_qmp::protocol::remote::procedure::{
     DomainLookupByName,
 };
 use libvirt_qmp::protocol::remote::{
-    AuthListRet, AuthType, ConnectOpenArgs, ConnectSupportsFeatureRet, DomainLookupByNameRet,
-    NonnullDomain,
+    AuthListRet, AuthType, ConnectOpenArgs, ConnectSupportsFeatureRet, DomainLookupByNameArgs,
+    DomainLookupByNameRet, NonnullDomain,
 };
 use libvirt_qmp::protocol::rpc::MessageError;
 use libvirt_qmp::protocol::{Message, Procedure};
@@ -386,14 +386,8 @@ impl MockDaemon {
     pub(crate) async fn handshake(&mut self) -> Opening {
         self.auth(&[AuthType::NONE]).await;
         let mut next = self.packet().await.expect("the client goes on");
-        let is_feature = |packet: &Packet| {
-            (packet.header.program, packet.header.procedure)
-                == (
-                    ConnectSupportsFeature::PROGRAM,
-                    ConnectSupportsFeature::NUMBER,
-                )
-        };
-        let asked_keepalive = is_feature(&next);
+        let asked_keepalive =
+            (next.header.program, next.header.procedure) == id::<ConnectSupportsFeature>();
         if asked_keepalive {
             let call = call::<ConnectSupportsFeature>(&next);
             assert_eq!(call.args.feature, 10);
@@ -421,11 +415,57 @@ impl MockDaemon {
         self.reply::<DomainLookupByName>(&call, &reply).await;
     }
 
+    /// Answers whatever a client asks for, well, until it leaves or closes its session. Returns the calls as they came.
+    pub(crate) async fn serve(mut self) -> Vec<Header> {
+        let mut calls = Vec::new();
+        while let Some(Packet { header, payload }) = self.packet().await {
+            if header.kind != MessageType::CALL {
+                continue;
+            }
+            calls.push(header);
+            let one = encoded(&1i32);
+            let reply = match (header.program, header.procedure) {
+                is if is == id::<AuthList>() => encoded(&AuthListRet { types: Vec::new() }),
+                is if is == id::<ConnectSupportsFeature>() => one,
+                is if is == id::<ConnectDomainMonitorEventRegister>() => one,
+                is if is == id::<DomainLookupByName>() => {
+                    let args = xdr::decode::<DomainLookupByNameArgs>(payload);
+                    let name = args.expect("the arguments decode").name;
+                    let dom = domain(&name);
+                    encoded(&DomainLookupByNameRet { dom })
+                }
+                is if is == id::<DomainMonitorCommand>() => answer(r#"{"return":{}}"#),
+                _ => Bytes::new(),
+            };
+            let packet = Packet {
+                header: reply_to(&header),
+                payload: reply,
+            };
+            // A client that has gone needs no reply.
+            let _ = self.stream.write_all(&bytes_of(packet)).await;
+            if (header.program, header.procedure) == id::<ConnectClose>() {
+                break;
+            }
+        }
+        calls
+    }
+
     /// Waits for `REMOTE_PROC_CONNECT_CLOSE`, confirms it and closes the connection, as libvirtd does.
     pub(crate) async fn close(mut self) {
         let call = self.expect::<ConnectClose>().await;
         self.reply::<ConnectClose>(&call, &()).await;
     }
+}
+
+/// Program and procedure of `P`.
+pub(crate) fn id<P: Procedure>() -> (u32, i32) {
+    (P::PROGRAM, P::NUMBER)
+}
+
+/// How many of `calls` are of `P`.
+pub(crate) fn count<P: Procedure>(calls: &[Header]) -> usize {
+    let is = |call: &&Header| (call.program, call.procedure) == id::<P>();
+    calls.iter().filter(is).count()
 }
 
 /// Takes a packet for a call of `P`, which it must be.
