@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Buf;
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf};
 use tokio_util::codec::FramedRead;
@@ -65,8 +66,15 @@ async fn read_packets<T: AsyncRead>(
         trace!(target: "libvirt_qmp::rpc", header = %packet.header, bytes = packet.payload.len(), "received");
         heard.store(true, Ordering::Relaxed);
         match packet.header.kind {
-            MessageType::REPLY | MessageType::REPLY_WITH_FDS => {
+            MessageType::REPLY => {
                 if let Err(cause) = take_reply(shared, packet) {
+                    return cause;
+                }
+            }
+            MessageType::REPLY_WITH_FDS => {
+                let taken =
+                    without_descriptors(packet).and_then(|packet| take_reply(shared, packet));
+                if let Err(cause) = taken {
                     return cause;
                 }
             }
@@ -116,6 +124,23 @@ fn take_reply(shared: &Shared, packet: Packet) -> Result<(), EndCause> {
         ))),
         Found::NeverOurs => Err(EndCause::Protocol(format!(
             "{header} answers no call that was made"
+        ))),
+    }
+}
+
+/// A reply without the count of descriptors that stands before its payload (`virNetMessageEncodeNumFDs`).
+///
+/// No call here has descriptors in its reply. Each would ride on a byte that no length counts, so nothing after it
+/// could be read.
+fn without_descriptors(mut packet: Packet) -> Result<Packet, EndCause> {
+    match packet.payload.first_chunk::<4>() {
+        Some([0, 0, 0, 0]) => {
+            packet.payload.advance(4);
+            Ok(packet)
+        }
+        _ => Err(EndCause::Protocol(format!(
+            "{} brings file descriptors, or no count of them",
+            packet.header
         ))),
     }
 }
