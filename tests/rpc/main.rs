@@ -13,6 +13,7 @@ mod support;
 mod calls;
 mod cancel;
 mod limits;
+mod replies;
 
 use std::sync::Arc;
 
