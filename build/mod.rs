@@ -7,7 +7,6 @@
 mod ast;
 mod doc;
 mod emit;
-mod emit_type;
 mod layout;
 mod lex;
 mod model;
@@ -105,6 +104,7 @@ pub(crate) fn generate(
 
     translate(modules, &sources).map_err(|mut problems| {
         problems.sort();
+        problems.dedup();
         problems
             .iter()
             .map(|problem| diagnostic(&sources, problem))

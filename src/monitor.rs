@@ -30,7 +30,7 @@ pub trait Monitor: Send + Sync {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future while it connects gives the connection up.
+    /// Dropping the future only stops waiting: connecting goes on, within its own deadline, for the next who asks.
     fn connect(&self) -> MonitorFuture<'_, ()>;
 
     /// Disconnects. Commands in flight fail and event streams end; what is called afterwards fails with

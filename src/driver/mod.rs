@@ -4,11 +4,12 @@ mod libvirt_rpc;
 mod socket;
 
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OnceCell;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::error::Error;
 use crate::qmp::{QmpError, RawCommand};
@@ -22,93 +23,107 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A stream, and the session that is made of it once.
+///
+/// The session is opened in a task of its own, so that a caller who gives up waiting for it spoils it for nobody.
 struct Link<S> {
-    session: OnceCell<S>,
+    /// The session, or why there is none. Set once.
+    session: Arc<OnceLock<Result<S, Error>>>,
     state: Mutex<LinkState>,
+    /// Turns true when `session` is set.
+    done: watch::Sender<bool>,
 }
 
 enum LinkState {
     Unused(Box<dyn Stream>),
-    /// Being opened, or open, or given up while it was being opened.
-    Used,
-    Failed(Error),
+    /// Being opened by a task, or open, or failed.
+    Used(AbortHandle),
     Closed,
 }
 
-impl<S> Link<S> {
+impl<S: Clone + Send + Sync + 'static> Link<S> {
     fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Link {
-            session: OnceCell::new(),
+            session: Arc::new(OnceLock::new()),
             state: Mutex::new(LinkState::Unused(Box::new(stream))),
+            done: watch::Sender::new(false),
         }
     }
 
     /// The session; opened by `open` where this is the first call. A stream can be tried once: its failure stays.
     async fn session<F>(&self, open: impl FnOnce(Box<dyn Stream>) -> F) -> Result<&S, Error>
     where
-        F: Future<Output = Result<S, Error>>,
+        F: Future<Output = Result<S, Error>> + Send + 'static,
     {
-        self.check_open()?;
-        self.session
-            .get_or_try_init(|| async {
-                let stream = self.take_stream()?;
-                let session = open(stream)
-                    .await
-                    .inspect_err(|error| self.set(LinkState::Failed(error.clone())))?;
-                // Disconnected meanwhile: the session goes, and with it its connection.
-                self.check_open()?;
-                Ok(session)
-            })
-            .await
-    }
-
-    fn check_open(&self) -> Result<(), Error> {
-        match &*self.lock() {
-            LinkState::Closed => Err(Error::Closed),
-            LinkState::Failed(error) => Err(error.clone()),
-            LinkState::Unused(_) | LinkState::Used => Ok(()),
+        if self.session.get().is_none() {
+            self.start(open);
+            // The sender lives as long as this link, so there is no other end to the waiting.
+            let _ = self.done.subscribe().wait_for(|done| *done).await;
+        }
+        if matches!(*self.lock(), LinkState::Closed) {
+            return Err(Error::Closed);
+        }
+        match self.session.get() {
+            Some(Ok(session)) => Ok(session),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(Error::Closed),
         }
     }
 
-    fn take_stream(&self) -> Result<Box<dyn Stream>, Error> {
+    fn start<F>(&self, open: impl FnOnce(Box<dyn Stream>) -> F)
+    where
+        F: Future<Output = Result<S, Error>> + Send + 'static,
+    {
         let mut state = self.lock();
-        match std::mem::replace(&mut *state, LinkState::Used) {
-            LinkState::Unused(stream) => Ok(stream),
-            // The future that was opening it has been dropped, and the stream with it.
-            LinkState::Used => Err(Error::Closed),
-            other => {
-                *state = other;
-                Err(Error::Closed)
-            }
+        if !matches!(*state, LinkState::Unused(_)) {
+            return;
         }
+        let LinkState::Unused(stream) = std::mem::replace(&mut *state, LinkState::Closed) else {
+            return;
+        };
+        let opening = open(stream);
+        let (session, done) = (self.session.clone(), self.done.clone());
+        let task = tokio::spawn(async move {
+            let opened = opening.await;
+            // Set only here, and only once.
+            let _ = session.set(opened);
+            done.send_replace(true);
+        });
+        *state = LinkState::Used(task.abort_handle());
     }
 
-    /// Closes for good; a stream that was never used is dropped. Returns the session if there is one.
+    /// Closes for good; a stream that is not in use yet is dropped. Returns the session if there is one.
     fn close(&self) -> Option<&S> {
-        self.set(LinkState::Closed);
-        self.session.get()
+        if let LinkState::Used(opening) = std::mem::replace(&mut *self.lock(), LinkState::Closed) {
+            opening.abort();
+        }
+        self.done.send_replace(true);
+        self.session.get().and_then(|session| session.as_ref().ok())
     }
+}
 
-    fn set(&self, new: LinkState) {
-        *self.lock() = new;
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, LinkState> {
+impl<S> Link<S> {
+    fn lock(&self) -> MutexGuard<'_, LinkState> {
         // Nothing panics under this lock.
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S> Drop for Link<S> {
+    fn drop(&mut self) {
+        if let LinkState::Used(opening) = &*self.lock() {
+            opening.abort();
+        }
     }
 }
 
 impl<S> fmt::Debug for Link<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &*self.lock() {
-            LinkState::Unused(_) => "not connected",
-            LinkState::Used if self.session.initialized() => "connected",
-            LinkState::Used => "connecting",
-            LinkState::Failed(_) => "failed",
-            LinkState::Closed => "closed",
+        f.write_str(match (&*self.lock(), self.session.get()) {
+            (LinkState::Closed, _) => "closed",
+            (LinkState::Unused(_), _) => "not connected",
+            (LinkState::Used(_), None) => "connecting",
+            (LinkState::Used(_), Some(Ok(_))) => "connected",
+            (LinkState::Used(_), Some(Err(_))) => "failed",
         })
     }
 }

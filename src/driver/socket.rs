@@ -143,7 +143,7 @@ impl SocketMonitor {
 
     async fn session(&self) -> Result<&Arc<Session>, Error> {
         self.link
-            .session(|stream| Session::open(stream, &self.config))
+            .session(|stream| Session::open(stream, self.config.clone()))
             .await
     }
 
@@ -282,7 +282,7 @@ struct Subscribers {
 
 impl Session {
     /// Starts the task over `io` and does the handshake: greeting, then capabilities.
-    async fn open<T>(io: T, config: &Config) -> Result<Arc<Self>, Error>
+    async fn open<T>(io: T, config: Config) -> Result<Arc<Self>, Error>
     where
         T: AsyncRead + AsyncWrite + Send + 'static,
     {

@@ -4,7 +4,6 @@
 //! list is always asked for, since that question is what lets root pass a daemon that wants polkit.
 
 use bytestring::ByteString;
-use tracing::debug;
 
 use super::Libvirt;
 use crate::connection::{CallOptions, deadline};
@@ -45,11 +44,12 @@ impl Libvirt {
             });
         }
 
-        if self.config.effective_keepalive().is_some() {
-            let supported = self
+        if self.config.effective_keepalive().is_some()
+            && self
                 .supports(FEATURE_KEEPALIVE, options(Phase::Features))
-                .await?;
-            debug!(target: "libvirt_qmp::rpc", supported, "keepalive negotiated");
+                .await?
+        {
+            client.start_keepalive();
         }
 
         let mut flags = 0;

@@ -6,13 +6,15 @@
 //! needs no daemon.
 //!
 //! ```
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use libvirt_qmp::replay::{Fixture, Replay};
-//! use libvirt_qmp::{LibvirtRpc, Monitor};
+//! use libvirt_qmp::{Config, LibvirtRpc, Monitor};
 //!
 //! let fixture: Fixture = std::fs::read_to_string("fixtures/query-status.fixture")?.parse()?;
 //! let (conn, served) = Replay::new(fixture).connect();
-//! let monitor = LibvirtRpc::new("stage-lb-1", conn);
+//! let config = Config::new().uri("qemu:///session");
+//! let monitor = LibvirtRpc::with_config("stage-lb-1", conn, config);
 //! let reply = monitor.run(br#"{"execute":"query-status"}"#).await?;
 //! monitor.disconnect().await?;
 //! served.await??;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::connection::{
@@ -32,6 +33,8 @@ type Reply = (MessageStatus, Bytes);
 struct Shared {
     connection: Connection<Reply, Hook>,
     subscriptions: Subscriptions,
+    /// Lets keepalive begin, once the daemon has agreed to it.
+    keepalive: Notify,
 }
 
 /// A handle of a connection. Cheap to clone; when the last one goes, the task ends and the socket closes.
@@ -60,6 +63,7 @@ impl Client {
         let shared = Arc::new(Shared {
             connection,
             subscriptions: Subscriptions::default(),
+            keepalive: Notify::new(),
         });
         tokio::spawn(task::run(io, shared.clone(), config.effective_keepalive()));
         Client {
@@ -97,6 +101,11 @@ impl Client {
             subscription = subscriptions::subscribe(self, registration, queue_limit) => subscription,
             () = sleep_until(deadline) => Err(timed_out(options, Progress::Sent)),
         }
+    }
+
+    /// Begins to ping a silent peer, as configured. The peer has agreed to it.
+    pub(crate) fn start_keepalive(&self) {
+        self.handle.shared.keepalive.notify_one();
     }
 
     /// Ends the connection: every waiter fails with `UserClosed`, and the socket closes. Does not wait.

@@ -170,11 +170,12 @@ fn take_message(shared: &Shared, packet: Packet) -> Result<(), EndCause> {
     Ok(())
 }
 
-/// Pings a silent peer, as libvirt does it: after `interval` without a packet, at most `count` times in a row.
+/// Pings a silent peer, once it has agreed to that, as libvirt does it: after `interval` without a packet, at most `count` times in a row.
 async fn keep_alive(keepalive: Option<Keepalive>, shared: &Shared, heard: &AtomicBool) -> EndCause {
     let Some(Keepalive { interval, count }) = keepalive else {
         return std::future::pending().await;
     };
+    shared.keepalive.notified().await;
     let mut pings = 0;
     loop {
         tokio::time::sleep(interval).await;

@@ -81,15 +81,30 @@ pub enum DecodeFault {
 
 /// A value that its wire type cannot carry. Nothing was sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{path}length {length} is over the limit of {limit}")]
+#[error("{path}{fault}")]
 #[non_exhaustive]
 pub struct EncodeError {
     /// Where, as wire names.
     pub path: FieldPath,
-    /// Length of the string, opaque (bytes) or array (items).
-    pub length: usize,
-    /// The limit in the .x file.
-    pub limit: usize,
+    /// What is wrong there.
+    pub fault: EncodeFault,
+}
+
+/// What is wrong with a value to encode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncodeFault {
+    /// A string, opaque or array, or the packet as a whole, is longer than it may be.
+    #[error("length {length} is over the limit of {limit}")]
+    TooLong {
+        /// Bytes, or items of an array.
+        length: usize,
+        /// The limit in the .x file, or of a packet.
+        limit: usize,
+    },
+    /// The codec refused it for a reason of its own.
+    #[error("{0}")]
+    Codec(String),
 }
 
 impl EncodeError {
@@ -97,8 +112,7 @@ impl EncodeError {
     pub(crate) fn whole(length: usize, limit: usize) -> Self {
         EncodeError {
             path: FieldPath::default(),
-            length,
-            limit,
+            fault: EncodeFault::TooLong { length, limit },
         }
     }
 }

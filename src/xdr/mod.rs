@@ -8,7 +8,7 @@ mod error;
 mod reader;
 mod writer;
 
-pub use error::{DecodeError, DecodeFault, EncodeError, FieldPath};
+pub use error::{DecodeError, DecodeFault, EncodeError, EncodeFault, FieldPath};
 pub use reader::Reader;
 pub use writer::Writer;
 

@@ -4,13 +4,13 @@ use std::io;
 
 use xdr_codec::Pack;
 
-use super::{EncodeError, FieldPath, padding};
+use super::{EncodeError, EncodeFault, FieldPath, padding};
 
 /// Appends XDR items to a buffer. Each method returns the bytes written, padding included.
 #[derive(Debug)]
 pub struct Writer {
     bytes: Vec<u8>,
-    over: Option<(usize, usize)>,
+    fault: Option<EncodeFault>,
     path: FieldPath,
 }
 
@@ -19,7 +19,7 @@ impl Writer {
     pub fn new(bytes: Vec<u8>) -> Self {
         Writer {
             bytes,
-            over: None,
+            fault: None,
             path: FieldPath::default(),
         }
     }
@@ -68,7 +68,8 @@ impl Writer {
         match u32::try_from(length) {
             Ok(word) if length <= max => word.pack(self),
             _ => {
-                self.over = Some((length, max.min(u32::MAX as usize)));
+                let limit = max.min(u32::MAX as usize);
+                self.fault = Some(EncodeFault::TooLong { length, limit });
                 Err(io::Error::from(io::ErrorKind::InvalidInput).into())
             }
         }
@@ -130,14 +131,15 @@ impl Writer {
     }
 
     /// The buffer, and the error to report after `error` came out of a `pack`.
-    pub(super) fn into_error(self, _error: xdr_codec::Error) -> (Vec<u8>, EncodeError) {
-        let (length, limit) = self.over.unwrap_or_default();
+    pub(super) fn into_error(self, error: xdr_codec::Error) -> (Vec<u8>, EncodeError) {
+        let fault = self
+            .fault
+            .unwrap_or_else(|| EncodeFault::Codec(error.to_string()));
         (
             self.bytes,
             EncodeError {
                 path: self.path,
-                length,
-                limit,
+                fault,
             },
         )
     }

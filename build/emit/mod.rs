@@ -1,126 +1,19 @@
-//! Model to Rust text: the file, its modules, their programs. Types are in `emit_type`.
+//! Model to Rust text: the file, its modules, their programs. `types` and `unions` write the types, with what
+//! `expressions` spells out.
 //!
 //! The text is data around calls: reading, writing and limits are in `crate::xdr`, the traits of procedures in
 //! `crate::protocol`, whose part the output is.
 
+mod expressions;
+mod helpers;
+mod types;
+mod unions;
+
 use std::fmt::Write as _;
 
-use super::emit_type::{self, Types};
+use self::expressions::Types;
+use self::helpers::HELPERS;
 use super::model::{Base, Const, Item, Model, ModuleModel, Origin, Procedure, Program};
-
-/// Functions that arrays and optional values need, each emitted if something calls it.
-const HELPERS: &[(&str, &str)] = &[
-    (
-        "take",
-        "    /// Adds a size to the sum and passes the value on.
-    pub(super) fn take<T>(sum: &mut usize, (value, size): (T, usize)) -> T {
-        *sum += size;
-        value
-    }
-",
-    ),
-    (
-        "pack_items",
-        "    /// `T x<max>`: the count, then each item.
-    pub(super) fn pack_items<T>(
-        items: &[T],
-        max: usize,
-        w: &mut Writer,
-        pack: impl Fn(&T, &mut Writer) -> Result<usize>,
-    ) -> Result<usize> {
-        let mut n = w.count(items.len(), max)?;
-        for item in items {
-            n += pack(item, w)?;
-        }
-        Ok(n)
-    }
-",
-    ),
-    (
-        "unpack_items",
-        "    /// `T x<max>`, where an item takes at least `least` bytes.
-    pub(super) fn unpack_items<T>(
-        r: &mut Reader,
-        max: usize,
-        least: usize,
-        unpack: impl Fn(&mut Reader) -> Result<(T, usize)>,
-    ) -> Result<(Vec<T>, usize)> {
-        let (count, mut n) = r.count(max, least)?;
-        let mut items = Vec::with_capacity(count);
-        for _ in 0..count {
-            let (item, size) = unpack(r)?;
-            items.push(item);
-            n += size;
-        }
-        Ok((items, n))
-    }
-",
-    ),
-    (
-        "pack_array",
-        "    /// `T x[N]`: each item.
-    pub(super) fn pack_array<T, const N: usize>(
-        items: &[T; N],
-        w: &mut Writer,
-        pack: impl Fn(&T, &mut Writer) -> Result<usize>,
-    ) -> Result<usize> {
-        let mut n = 0;
-        for item in items {
-            n += pack(item, w)?;
-        }
-        Ok(n)
-    }
-",
-    ),
-    (
-        "unpack_array",
-        "    /// `T x[N]`.
-    pub(super) fn unpack_array<T, const N: usize>(
-        r: &mut Reader,
-        unpack: impl Fn(&mut Reader) -> Result<(T, usize)>,
-    ) -> Result<([T; N], usize)> {
-        let mut items = Vec::with_capacity(N);
-        let mut n = 0;
-        for _ in 0..N {
-            let (item, size) = unpack(r)?;
-            items.push(item);
-            n += size;
-        }
-        let items = items.try_into().map_err(|_| xdr_codec::Error::invalidlen(N))?;
-        Ok((items, n))
-    }
-",
-    ),
-    (
-        "pack_option",
-        "    /// `T *x`: whether there is one, then it.
-    pub(super) fn pack_option<T>(
-        value: &Option<T>,
-        w: &mut Writer,
-        pack: impl Fn(&T, &mut Writer) -> Result<usize>,
-    ) -> Result<usize> {
-        match value {
-            Some(value) => Ok(true.pack(w)? + pack(value, w)?),
-            None => false.pack(w),
-        }
-    }
-",
-    ),
-    (
-        "unpack_option",
-        "    /// `T *x`.
-    pub(super) fn unpack_option<T>(
-        r: &mut Reader,
-        unpack: impl Fn(&mut Reader) -> Result<(T, usize)>,
-    ) -> Result<(Option<T>, usize)> {
-        match r.present()? {
-            (true, n) => unpack(r).map(|(value, size)| (Some(value), n + size)),
-            (false, n) => Ok((None, n)),
-        }
-    }
-",
-    ),
-];
 
 /// The text of `protocol.rs`.
 pub(crate) fn emit(model: &Model<'_>) -> String {
@@ -158,7 +51,7 @@ fn emit_module(out: &mut String, model: &Model<'_>, module: &ModuleModel<'_>) {
     for item in &module.items {
         match item {
             Item::Const(item) => emit_const(&mut body, item),
-            Item::Type(id) => emit_type::emit(&mut body, &types, *id),
+            Item::Type(id) => types::emit_type(&mut body, &types, *id),
         }
     }
     if let Some(program) = &module.program {
@@ -387,13 +280,13 @@ fn emit_helpers(out: &mut String) {
 }
 
 /// A blank line, the doc comment of the source, and a line that says where the item comes from.
-pub(crate) fn doc(out: &mut String, indent: usize, origin: &Origin, last: &str) {
+fn doc(out: &mut String, indent: usize, origin: &Origin, last: &str) {
     out.push('\n');
     doc_inside(out, indent, origin, last);
 }
 
 /// [`doc`] without the blank line.
-pub(crate) fn doc_inside(out: &mut String, indent: usize, origin: &Origin, last: &str) {
+fn doc_inside(out: &mut String, indent: usize, origin: &Origin, last: &str) {
     for line in &origin.doc {
         let _ = writeln!(out, "{:indent$}{}", "", format!("/// {line}").trim_end());
     }

@@ -1,0 +1,180 @@
+//! Typedefs, enums and structs, with their `Pack` and `Unpack`.
+
+use std::fmt::Write as _;
+
+use super::super::model::{Declared, EnumValue, Field, Type, TypeBody, TypeId};
+use super::expressions::{Operand, Types, V};
+use super::unions::emit_union;
+use super::{doc, doc_inside};
+
+/// One type of the module that `types` names without a path.
+pub(super) fn emit_type(out: &mut String, types: &Types<'_>, id: TypeId) {
+    let Some(ty) = types.get(id) else { return };
+    match &ty.body {
+        TypeBody::Typedef(declared) => emit_typedef(out, types, ty, declared),
+        TypeBody::Enum(values) => emit_enum(out, ty, values),
+        TypeBody::Struct(fields) => emit_struct(out, types, ty, fields),
+        TypeBody::Union(union) => emit_union(out, types, ty, union),
+    }
+}
+
+fn emit_typedef(out: &mut String, types: &Types<'_>, ty: &Type, declared: &Declared) {
+    let Type {
+        origin,
+        rust,
+        layout,
+        ..
+    } = ty;
+    doc(
+        out,
+        4,
+        origin,
+        &format!("XDR `typedef {}`, `{}`.", declared.text, origin.place),
+    );
+    let _ = writeln!(out, "    pub type {rust} = {};", types.declared(declared));
+    if layout.used && !layout.codec {
+        let _ = write!(
+            out,
+            "
+    pub(super) fn {}(v: &{rust}, w: &mut Writer) -> Result<usize> {{
+        {}
+    }}
+
+    pub(super) fn {}(r: &mut Reader) -> Result<({rust}, usize)> {{
+        {}
+    }}
+",
+            types.function("pack", ty),
+            types.pack(declared, &V),
+            types.function("unpack", ty),
+            types.unpack_call(declared),
+        );
+    }
+}
+
+fn emit_enum(out: &mut String, ty: &Type, values: &[EnumValue]) {
+    let Type { origin, rust, .. } = ty;
+    doc(
+        out,
+        4,
+        origin,
+        &format!(
+            "XDR `enum {}`, `{}`. Values it does not list are kept.",
+            origin.wire, origin.place
+        ),
+    );
+    let _ = writeln!(
+        out,
+        "    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]"
+    );
+    let _ = writeln!(out, "    pub struct {rust}(pub i32);\n\n    impl {rust} {{");
+    for value in values {
+        doc_inside(
+            out,
+            8,
+            &value.origin,
+            &format!("XDR `{}`, `{}`.", value.origin.wire, value.origin.place),
+        );
+        let _ = writeln!(
+            out,
+            "        pub const {}: Self = Self({});\n",
+            value.rust, value.value
+        );
+    }
+    out.push_str(
+        "        /// The wire name; `None` for a value that the definition does not list.\n",
+    );
+    out.push_str(
+        "        pub const fn name(self) -> Option<&'static str> {\n            match self.0 {\n",
+    );
+    for value in values {
+        let _ = writeln!(
+            out,
+            "                {} => Some(\"{}\"),",
+            value.value, value.origin.wire
+        );
+    }
+    out.push_str("                _ => None,\n            }\n        }\n    }\n");
+    emit_impls(
+        out,
+        rust,
+        "            self.0.pack(w)\n",
+        "            Unpack::unpack(r).map(|(value, n)| (Self(value), n))\n",
+    );
+}
+
+fn emit_struct(out: &mut String, types: &Types<'_>, ty: &Type, fields: &[Field]) {
+    let Type { origin, rust, .. } = ty;
+    doc(
+        out,
+        4,
+        origin,
+        &format!("XDR `struct {}`, `{}`.", origin.wire, origin.place),
+    );
+    let _ = writeln!(out, "    {}\n    pub struct {rust} {{", derive(ty));
+    let mut pack = String::from("            let mut n = 0;\n");
+    let mut unpack = String::from("            let mut n = 0;\n            let value = Self {\n");
+    for field in fields {
+        let Field {
+            rust,
+            declared,
+            origin,
+        } = field;
+        doc_inside(
+            out,
+            8,
+            origin,
+            &format!("XDR `{}`, `{}`.", declared.text, origin.place),
+        );
+        let _ = writeln!(out, "        pub {rust}: {},", types.declared(declared));
+
+        let path = format!("\"{}\", \"{}\"", ty.origin.wire, origin.wire);
+        let (place, reference) = (format!("self.{rust}"), format!("&self.{rust}"));
+        let operand = Operand {
+            place: &place,
+            value: &place,
+            reference: &reference,
+        };
+        let _ = writeln!(
+            pack,
+            "            n += w.field({path}, |w| {})?;",
+            types.pack(declared, &operand)
+        );
+        let read = types.unpack(declared);
+        let _ = writeln!(
+            unpack,
+            "                {rust}: codec::take(&mut n, r.field({path}, {read})?),"
+        );
+    }
+    out.push_str("    }\n");
+    pack.push_str("            Ok(n)\n");
+    unpack.push_str("            };\n            Ok((value, n))\n");
+    emit_impls(out, rust, &pack, &unpack);
+}
+
+/// `Eq` where no float stands in the way.
+pub(super) fn derive(ty: &Type) -> &'static str {
+    if ty.layout.float {
+        "#[derive(Clone, Debug, PartialEq)]"
+    } else {
+        "#[derive(Clone, Debug, PartialEq, Eq)]"
+    }
+}
+
+/// The bodies of the two functions as an implementation each.
+pub(super) fn emit_impls(out: &mut String, rust: &str, pack: &str, unpack: &str) {
+    let _ = write!(
+        out,
+        "
+    impl Pack<Writer> for {rust} {{
+        fn pack(&self, w: &mut Writer) -> Result<usize> {{
+{pack}        }}
+    }}
+
+    impl Unpack<Reader> for {rust} {{
+        fn unpack(r: &mut Reader) -> Result<(Self, usize)> {{
+{unpack}        }}
+    }}
+"
+    );
+}
