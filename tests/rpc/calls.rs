@@ -239,7 +239,11 @@ async fn an_argument_over_its_limit_fails_its_own_call_only() {
     match &error {
         Error::Encode { procedure, source } => {
             assert_eq!(*procedure, "REMOTE_PROC_DOMAIN_LOOKUP_BY_NAME");
-            assert_eq!((source.length, source.limit), (5 << 20, 4 << 20));
+            let text = source.to_string();
+            assert!(
+                text.contains("5242880") && text.contains("4194304"),
+                "{text}"
+            );
         }
         other => panic!("{other:?}"),
     }

@@ -12,6 +12,7 @@ mod support;
 
 mod calls;
 mod cancel;
+mod connect;
 mod limits;
 mod replies;
 
