@@ -158,8 +158,7 @@ impl<R, H> Connection<R, H> {
     }
 
     /// Runs the connection until the first of its loops ends: reading, writing, and what else the protocol needs, such as
-    /// keepalive. The cause is stored, `tell` ends the event streams, and then the end is announced. That happens also where
-    /// the task is dropped by a runtime that shuts down.
+    /// keepalive. Then it is finished.
     pub(crate) async fn drive<T: AsyncWrite>(
         &self,
         read_loop: impl Future<Output = EndCause>,
@@ -167,10 +166,6 @@ impl<R, H> Connection<R, H> {
         other_loop: impl Future<Output = EndCause>,
         tell: impl Fn(&Arc<EndCause>),
     ) {
-        let ending = Ending {
-            connection: self,
-            tell,
-        };
         let cause = tokio::select! {
             biased;
             cause = read_loop => cause,
@@ -180,7 +175,18 @@ impl<R, H> Connection<R, H> {
             never = self.watch_deadlines() => match never {},
         };
         // The socket is closed by now: its halves went with their loops.
-        ending.with(cause);
+        self.finish(cause, tell);
+    }
+
+    /// Stores the cause, lets `tell` end the event streams, and announces the end; once.
+    pub(crate) fn finish(&self, cause: EndCause, tell: impl Fn(&Arc<EndCause>)) {
+        if self.ended().is_some() {
+            return;
+        }
+        let cause = self.calls.end(cause);
+        debug!(target: "libvirt_qmp::connection", %cause, "connection ended");
+        tell(&cause);
+        self.ended.send_replace(Some(cause));
     }
 
     /// The loop that writes calls as they are queued, all that wait in one write.
@@ -218,30 +224,13 @@ impl<R, H> Connection<R, H> {
     }
 }
 
-/// Sees to it that everybody is told of the end.
-struct Ending<'a, R, H, F: Fn(&Arc<EndCause>)> {
-    connection: &'a Connection<R, H>,
-    tell: F,
-}
+/// Runs its function when dropped. Moved into a task it runs at the end of the task, also of one that a runtime which
+/// shuts down drops half-way, or before it ever ran.
+pub(crate) struct OnDrop<F: FnMut()>(pub(crate) F);
 
-impl<R, H, F: Fn(&Arc<EndCause>)> Ending<'_, R, H, F> {
-    fn with(&self, cause: EndCause) {
-        let cause = self.connection.calls.end(cause);
-        debug!(target: "libvirt_qmp::connection", %cause, "connection ended");
-        (self.tell)(&cause);
-        self.connection.ended.send_if_modified(|ended| {
-            let first = ended.is_none();
-            ended.get_or_insert(cause);
-            first
-        });
-    }
-}
-
-impl<R, H, F: Fn(&Arc<EndCause>)> Drop for Ending<'_, R, H, F> {
+impl<F: FnMut()> Drop for OnDrop<F> {
     fn drop(&mut self) {
-        if self.connection.ended().is_none() {
-            self.with(EndCause::RuntimeGone);
-        }
+        (self.0)();
     }
 }
 
