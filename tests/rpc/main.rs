@@ -16,6 +16,7 @@ mod connect;
 mod keepalive;
 mod limits;
 mod replies;
+mod timeouts;
 
 use std::sync::Arc;
 
