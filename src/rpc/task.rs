@@ -26,9 +26,9 @@ use crate::protocol::keepalive::procedure::{Ping, Pong};
 use crate::protocol::remote::procedure::ConnectEventConnectionClosed;
 use crate::protocol::{Message, keepalive};
 
-/// After so many events the reader lets the event streams run, which on a runtime of one thread could not otherwise
-/// keep up with a full read buffer.
-const EVENTS_PER_TURN: u32 = 64;
+/// After so many packets the reader lets others run: the event streams, which on a runtime of one thread could not
+/// otherwise keep up with a full read buffer, and the other loops of its task, which a peer that floods would starve.
+const PACKETS_PER_TURN: u32 = 64;
 
 /// Runs the connection until it ends.
 pub(super) async fn run<T>(io: T, shared: Arc<Shared>, keepalive: Option<Keepalive>)
@@ -55,7 +55,7 @@ async fn read_packets<T: AsyncRead>(
     heard: &AtomicBool,
 ) -> EndCause {
     let mut packets = FramedRead::new(read, PacketCodec);
-    let mut events = 0;
+    let mut packets_read = 0;
     loop {
         let packet = match poll_fn(|cx| Pin::new(&mut packets).poll_next(cx)).await {
             Some(Ok(packet)) => packet,
@@ -82,15 +82,15 @@ async fn read_packets<T: AsyncRead>(
                 if let Err(cause) = take_message(shared, packet) {
                     return cause;
                 }
-                events += 1;
-                if events >= EVENTS_PER_TURN {
-                    events = 0;
-                    tokio::task::yield_now().await;
-                }
             }
             _ => {
                 debug!(target: "libvirt_qmp::rpc", header = %packet.header, "ignored: no such stream, or an unknown type")
             }
+        }
+        packets_read += 1;
+        if packets_read >= PACKETS_PER_TURN {
+            packets_read = 0;
+            tokio::task::yield_now().await;
         }
     }
 }
