@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt, WriteHalf};
@@ -60,6 +61,8 @@ pub(crate) struct Connection<R, H> {
     pub(crate) calls: Calls<R, H>,
     /// The calls that may be in flight; none where there is no limit.
     limit: Option<Arc<Semaphore>>,
+    /// Whether the user is closing it: the end is theirs then, however it comes about.
+    leaving: AtomicBool,
     /// Set once, when the connection has ended and everybody has been told.
     ended: watch::Sender<Option<Arc<EndCause>>>,
 }
@@ -71,6 +74,7 @@ impl<R, H> Connection<R, H> {
         Connection {
             calls: Calls::new(),
             limit,
+            leaving: AtomicBool::new(false),
             ended: watch::Sender::new(None),
         }
     }
@@ -132,6 +136,11 @@ impl<R, H> Connection<R, H> {
         }
     }
 
+    /// Says that the user is closing the connection, and that the peer may end it now.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
     /// Asks the task to end. Does not wait.
     pub(crate) fn close(&self) {
         self.calls.closing.notify_one();
@@ -175,7 +184,8 @@ impl<R, H> Connection<R, H> {
             never = self.watch_deadlines() => match never {},
         };
         // The socket is closed by now: its halves went with their loops.
-        self.finish(cause, tell);
+        let leaving = self.leaving.load(Ordering::Acquire);
+        self.finish(if leaving { EndCause::UserClosed } else { cause }, tell);
     }
 
     /// Stores the cause, lets `tell` end the event streams, and announces the end; once.

@@ -124,6 +124,11 @@ impl Client {
         self.handle.shared.keepalive.notify_one();
     }
 
+    /// Says that the user is closing the connection: however it ends now, the cause is `UserClosed`.
+    pub(crate) fn leave(&self) {
+        self.connection().leave();
+    }
+
     /// Ends the connection: every waiter fails with `UserClosed`, and the socket closes. Does not wait.
     pub(crate) fn close(&self) {
         self.connection().close();
