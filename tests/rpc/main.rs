@@ -13,6 +13,7 @@ mod support;
 mod calls;
 mod cancel;
 mod connect;
+mod end;
 mod keepalive;
 mod limits;
 mod replies;

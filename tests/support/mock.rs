@@ -248,6 +248,16 @@ impl MockDaemon {
         }
     }
 
+    /// Waits for the client to close, wherever in its packets.
+    pub(crate) async fn expect_cut(&mut self) {
+        let closed = async {
+            while matches!(self.stream.read_buf(&mut self.inbox).await, Ok(read) if read > 0) {}
+        };
+        tokio::time::timeout(PATIENCE, closed)
+            .await
+            .expect("the client closes");
+    }
+
     /// What the client has sent by now, without waiting for more than what is under way.
     pub(crate) async fn sent_by_now(&mut self) -> Vec<Packet> {
         settle().await;
