@@ -14,9 +14,11 @@ mod calls;
 mod cancel;
 mod connect;
 mod end;
+mod events;
 mod keepalive;
 mod limits;
 mod replies;
+mod storm;
 mod timeouts;
 
 use std::sync::Arc;
