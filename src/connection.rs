@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt, WriteHalf};
@@ -60,6 +61,8 @@ pub(crate) struct Connection<R, H> {
     pub(crate) calls: Calls<R, H>,
     /// The calls that may be in flight; none where there is no limit.
     limit: Option<Arc<Semaphore>>,
+    /// Whether the user is closing it: the end is theirs then, however it comes about.
+    leaving: AtomicBool,
     /// Set once, when the connection has ended and everybody has been told.
     ended: watch::Sender<Option<Arc<EndCause>>>,
 }
@@ -71,6 +74,7 @@ impl<R, H> Connection<R, H> {
         Connection {
             calls: Calls::new(),
             limit,
+            leaving: AtomicBool::new(false),
             ended: watch::Sender::new(None),
         }
     }
@@ -141,6 +145,11 @@ impl<R, H> Connection<R, H> {
         }
     }
 
+    /// Says that the user is closing the connection, and that the peer may end it now.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
     /// Asks the task to end. Does not wait.
     pub(crate) fn close(&self) {
         self.calls.closing.notify_one();
@@ -167,8 +176,7 @@ impl<R, H> Connection<R, H> {
     }
 
     /// Runs the connection until the first of its loops ends: reading, writing, and what else the protocol needs, such as
-    /// keepalive. The cause is stored, `tell` ends the event streams, and then the end is announced. That happens also where
-    /// the task is dropped by a runtime that shuts down.
+    /// keepalive. Then it is finished.
     pub(crate) async fn drive<T: AsyncWrite>(
         &self,
         read_loop: impl Future<Output = EndCause>,
@@ -176,10 +184,6 @@ impl<R, H> Connection<R, H> {
         other_loop: impl Future<Output = EndCause>,
         tell: impl Fn(&Arc<EndCause>),
     ) {
-        let ending = Ending {
-            connection: self,
-            tell,
-        };
         let cause = tokio::select! {
             biased;
             cause = read_loop => cause,
@@ -189,7 +193,19 @@ impl<R, H> Connection<R, H> {
             never = self.watch_deadlines() => match never {},
         };
         // The socket is closed by now: its halves went with their loops.
-        ending.with(cause);
+        let leaving = self.leaving.load(Ordering::Acquire);
+        self.finish(if leaving { EndCause::UserClosed } else { cause }, tell);
+    }
+
+    /// Stores the cause, lets `tell` end the event streams, and announces the end; once.
+    pub(crate) fn finish(&self, cause: EndCause, tell: impl Fn(&Arc<EndCause>)) {
+        if self.ended().is_some() {
+            return;
+        }
+        let cause = self.calls.end(cause);
+        debug!(target: "libvirt_qmp::connection", %cause, "connection ended");
+        tell(&cause);
+        self.ended.send_replace(Some(cause));
     }
 
     /// The loop that writes calls as they are queued, all that wait in one write.
@@ -227,30 +243,13 @@ impl<R, H> Connection<R, H> {
     }
 }
 
-/// Sees to it that everybody is told of the end.
-struct Ending<'a, R, H, F: Fn(&Arc<EndCause>)> {
-    connection: &'a Connection<R, H>,
-    tell: F,
-}
+/// Runs its function when dropped. Moved into a task it runs at the end of the task, also of one that a runtime which
+/// shuts down drops half-way, or before it ever ran.
+pub(crate) struct OnDrop<F: FnMut()>(pub(crate) F);
 
-impl<R, H, F: Fn(&Arc<EndCause>)> Ending<'_, R, H, F> {
-    fn with(&self, cause: EndCause) {
-        let cause = self.connection.calls.end(cause);
-        debug!(target: "libvirt_qmp::connection", %cause, "connection ended");
-        (self.tell)(&cause);
-        self.connection.ended.send_if_modified(|ended| {
-            let first = ended.is_none();
-            ended.get_or_insert(cause);
-            first
-        });
-    }
-}
-
-impl<R, H, F: Fn(&Arc<EndCause>)> Drop for Ending<'_, R, H, F> {
+impl<F: FnMut()> Drop for OnDrop<F> {
     fn drop(&mut self) {
-        if self.connection.ended().is_none() {
-            self.with(EndCause::RuntimeGone);
-        }
+        (self.0)();
     }
 }
 

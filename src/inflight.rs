@@ -20,6 +20,9 @@ const BATCH: usize = 256 * 1024;
 /// Abandoned entries are looked for when this many have gathered, and again at twice what was left.
 const FIRST_PURGE: usize = 1024;
 
+/// Urgent bytes, such as answers to pings, wait in this number at most.
+const MOST_URGENT: usize = 64;
+
 /// Puts the serial into the encoded call, once it is known.
 pub(crate) type Stamp = fn(bytes: &mut [u8], serial: u32);
 
@@ -187,10 +190,13 @@ impl<R, H> Calls<R, H> {
         Ok(())
     }
 
-    /// Queues bytes that no reply answers, ahead of everything else.
+    /// Queues bytes that no reply answers, ahead of everything else. Where [`MOST_URGENT`] wait already, these are left
+    /// out: a peer that pings and does not read must not make them pile up, and has enough to read as it is.
     pub(crate) fn submit_urgent(&self, bytes: Vec<u8>) {
         let mut state = self.lock();
-        if state.end.is_none() {
+        let is_urgent = |queued: &&Queued<R, H>| matches!(queued, Queued::Plain(_));
+        let waiting = state.queue.iter().take_while(is_urgent).count();
+        if state.end.is_none() && waiting < MOST_URGENT {
             state.queue.push_front(Queued::Plain(bytes));
             drop(state);
             self.work.notify_one();

@@ -134,6 +134,10 @@ impl LibvirtRpc {
         let events = libvirt.monitor_events(domain).await?;
         if let Some(queue) = events.queue() {
             let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            // Disconnected while this waited: nobody would end the stream any more.
+            if self.disconnected.load(Ordering::Acquire) {
+                return Err(Error::Closed);
+            }
             streams.retain(|stream| stream.strong_count() > 0);
             streams.push(Arc::downgrade(&queue));
         }

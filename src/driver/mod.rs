@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use crate::error::Error;
+use crate::connection::OnDrop;
+use crate::error::{EndCause, Error};
 use crate::qmp::{self, QmpError, RawCommand};
 
 pub use libvirt_rpc::LibvirtRpc;
@@ -28,9 +29,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 struct Link<S> {
     /// The session, or why there is none. Set once.
     session: Arc<OnceLock<Result<S, Error>>>,
-    state: Mutex<LinkState>,
-    /// Turns true when `session` is set.
-    done: watch::Sender<bool>,
+    state: Arc<Mutex<LinkState>>,
+    /// Wakes those who wait for `session`, in the order they came: what they want it for must be in that order too.
+    done: Arc<Notify>,
 }
 
 enum LinkState {
@@ -44,8 +45,8 @@ impl<S: Clone + Send + Sync + 'static> Link<S> {
     fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Link {
             session: Arc::new(OnceLock::new()),
-            state: Mutex::new(LinkState::Unused(Box::new(stream))),
-            done: watch::Sender::new(false),
+            state: Arc::new(Mutex::new(LinkState::Unused(Box::new(stream)))),
+            done: Arc::default(),
         }
     }
 
@@ -59,10 +60,10 @@ impl<S: Clone + Send + Sync + 'static> Link<S> {
     where
         F: Future<Output = Result<S, Error>> + Send + 'static,
     {
-        if self.session.get().is_none() {
-            self.start(open);
-            // The sender lives as long as this link, so there is no other end to the waiting.
-            let _ = self.done.subscribe().wait_for(|done| *done).await;
+        // Made before the question is asked, it misses no answer.
+        let done = self.done.notified();
+        if self.session.get().is_none() && self.start(open) {
+            done.await;
         }
         if matches!(*self.lock(), LinkState::Closed) {
             return Err(Error::Closed);
@@ -74,26 +75,41 @@ impl<S: Clone + Send + Sync + 'static> Link<S> {
         }
     }
 
-    fn start<F>(&self, open: impl FnOnce(Box<dyn Stream>) -> F)
+    /// Starts the opening where nobody has, and says whether there is one to wait for.
+    fn start<F>(&self, open: impl FnOnce(Box<dyn Stream>) -> F) -> bool
     where
         F: Future<Output = Result<S, Error>> + Send + 'static,
     {
         let mut state = self.lock();
-        if !matches!(*state, LinkState::Unused(_)) {
-            return;
+        match &*state {
+            LinkState::Unused(_) => {}
+            LinkState::Used(_) => return self.session.get().is_none(),
+            LinkState::Closed => return false,
         }
         let LinkState::Unused(stream) = std::mem::replace(&mut *state, LinkState::Closed) else {
-            return;
+            return false;
         };
         let opening = open(stream);
-        let (session, done) = (self.session.clone(), self.done.clone());
+        let (session, link) = (self.session.clone(), self.state.clone());
+        let gone = OnDrop({
+            let (session, done) = (session.clone(), self.done.clone());
+            move || {
+                // Already set, unless the runtime dropped the task.
+                let cause = Arc::new(EndCause::RuntimeGone);
+                let _ = session.set(Err(Error::disconnected(cause, false)));
+                done.notify_waiters();
+            }
+        });
         let task = tokio::spawn(async move {
+            let _gone = gone;
             let opened = opening.await;
-            // Set only here, and only once.
-            let _ = session.set(opened);
-            done.send_replace(true);
+            // Where it was closed in this moment, the session goes, and with it its connection.
+            if !matches!(*lock(&link), LinkState::Closed) {
+                let _ = session.set(opened);
+            }
         });
         *state = LinkState::Used(task.abort_handle());
+        true
     }
 
     /// Closes for good; a stream that is not in use yet is dropped. Returns the session if there is one.
@@ -101,16 +117,20 @@ impl<S: Clone + Send + Sync + 'static> Link<S> {
         if let LinkState::Used(opening) = std::mem::replace(&mut *self.lock(), LinkState::Closed) {
             opening.abort();
         }
-        self.done.send_replace(true);
+        self.done.notify_waiters();
         self.opened()
     }
 }
 
 impl<S> Link<S> {
     fn lock(&self) -> MutexGuard<'_, LinkState> {
-        // Nothing panics under this lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
+}
+
+fn lock(state: &Mutex<LinkState>) -> MutexGuard<'_, LinkState> {
+    // Nothing panics under this lock.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<S> Drop for Link<S> {

@@ -27,7 +27,7 @@ use tracing::{debug, trace};
 use super::{Link, finish, refuse_oob};
 use crate::config::Config;
 use crate::connection::{
-    CallOptions, Connection, Deadline, Encoded, Limits, deadline, sleep_until, timed_out,
+    CallOptions, Connection, Deadline, Encoded, Limits, OnDrop, deadline, sleep_until, timed_out,
 };
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::{Found, Progress, Waiter};
@@ -299,7 +299,19 @@ impl Session {
             subscribers: Mutex::new(subscribers),
         });
         let (greeted, greeting) = oneshot::channel();
-        tokio::spawn(run(io, shared.clone(), greeted));
+        let gone = OnDrop({
+            let shared = shared.clone();
+            move || {
+                shared
+                    .connection
+                    .finish(EndCause::RuntimeGone, |cause| shared.end(cause))
+            }
+        });
+        let run = run(io, shared.clone(), greeted);
+        tokio::spawn(async move {
+            let _gone = gone;
+            run.await;
+        });
         let closer = Closer(shared);
         let connection = &closer.0.connection;
 

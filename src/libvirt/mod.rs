@@ -132,6 +132,7 @@ impl Libvirt {
                 deadline: deadline(Some(limit)),
                 limits: Limits::None,
             };
+            self.client.leave();
             // The daemon closes right after its answer, and over a helper process not even that may arrive: the end of the
             // connection is an answer too.
             let _ = self.client.call::<ConnectClose>(&(), options).await;

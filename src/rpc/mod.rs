@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::connection::{
-    CallOptions, Connection, Deadline, Encoded, Limits, sleep_until, timed_out,
+    CallOptions, Connection, Deadline, Encoded, Limits, OnDrop, sleep_until, timed_out,
 };
 use crate::error::{EndCause, Error, LibvirtError, Phase};
 use crate::inflight::Progress;
@@ -35,6 +35,14 @@ struct Shared {
     subscriptions: Subscriptions,
     /// Lets keepalive begin, once the daemon has agreed to it.
     keepalive: Notify,
+}
+
+impl Shared {
+    /// Ends everything with `cause`, unless it has ended before.
+    fn end(&self, cause: EndCause) {
+        self.connection
+            .finish(cause, |cause| self.subscriptions.end(cause));
+    }
 }
 
 /// A handle of a connection. Cheap to clone; when the last one goes, the task ends and the socket closes.
@@ -65,7 +73,15 @@ impl Client {
             subscriptions: Subscriptions::default(),
             keepalive: Notify::new(),
         });
-        tokio::spawn(task::run(io, shared.clone(), config.effective_keepalive()));
+        let gone = OnDrop({
+            let shared = shared.clone();
+            move || shared.end(EndCause::RuntimeGone)
+        });
+        let run = task::run(io, shared.clone(), config.effective_keepalive());
+        tokio::spawn(async move {
+            let _gone = gone;
+            run.await;
+        });
         Client {
             handle: Arc::new(Handle { shared }),
         }
@@ -115,6 +131,11 @@ impl Client {
     /// Begins to ping a silent peer, as configured. The peer has agreed to it.
     pub(crate) fn start_keepalive(&self) {
         self.handle.shared.keepalive.notify_one();
+    }
+
+    /// Says that the user is closing the connection: however it ends now, the cause is `UserClosed`.
+    pub(crate) fn leave(&self) {
+        self.connection().leave();
     }
 
     /// Ends the connection: every waiter fails with `UserClosed`, and the socket closes. Does not wait.

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Buf;
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf};
 use tokio_util::codec::FramedRead;
@@ -25,9 +26,9 @@ use crate::protocol::keepalive::procedure::{Ping, Pong};
 use crate::protocol::remote::procedure::ConnectEventConnectionClosed;
 use crate::protocol::{Message, keepalive};
 
-/// After so many events the reader lets the event streams run, which on a runtime of one thread could not otherwise
-/// keep up with a full read buffer.
-const EVENTS_PER_TURN: u32 = 64;
+/// After so many packets the reader lets others run: the event streams, which on a runtime of one thread could not
+/// otherwise keep up with a full read buffer, and the other loops of its task, which a peer that floods would starve.
+const PACKETS_PER_TURN: u32 = 64;
 
 /// Runs the connection until it ends.
 pub(super) async fn run<T>(io: T, shared: Arc<Shared>, keepalive: Option<Keepalive>)
@@ -54,7 +55,7 @@ async fn read_packets<T: AsyncRead>(
     heard: &AtomicBool,
 ) -> EndCause {
     let mut packets = FramedRead::new(read, PacketCodec);
-    let mut events = 0;
+    let mut packets_read = 0;
     loop {
         let packet = match poll_fn(|cx| Pin::new(&mut packets).poll_next(cx)).await {
             Some(Ok(packet)) => packet,
@@ -65,8 +66,15 @@ async fn read_packets<T: AsyncRead>(
         trace!(target: "libvirt_qmp::rpc", header = %packet.header, bytes = packet.payload.len(), "received");
         heard.store(true, Ordering::Relaxed);
         match packet.header.kind {
-            MessageType::REPLY | MessageType::REPLY_WITH_FDS => {
+            MessageType::REPLY => {
                 if let Err(cause) = take_reply(shared, packet) {
+                    return cause;
+                }
+            }
+            MessageType::REPLY_WITH_FDS => {
+                let taken =
+                    without_descriptors(packet).and_then(|packet| take_reply(shared, packet));
+                if let Err(cause) = taken {
                     return cause;
                 }
             }
@@ -74,15 +82,15 @@ async fn read_packets<T: AsyncRead>(
                 if let Err(cause) = take_message(shared, packet) {
                     return cause;
                 }
-                events += 1;
-                if events >= EVENTS_PER_TURN {
-                    events = 0;
-                    tokio::task::yield_now().await;
-                }
             }
             _ => {
                 debug!(target: "libvirt_qmp::rpc", header = %packet.header, "ignored: no such stream, or an unknown type")
             }
+        }
+        packets_read += 1;
+        if packets_read >= PACKETS_PER_TURN {
+            packets_read = 0;
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -116,6 +124,23 @@ fn take_reply(shared: &Shared, packet: Packet) -> Result<(), EndCause> {
         ))),
         Found::NeverOurs => Err(EndCause::Protocol(format!(
             "{header} answers no call that was made"
+        ))),
+    }
+}
+
+/// A reply without the count of descriptors that stands before its payload (`virNetMessageEncodeNumFDs`).
+///
+/// No call here has descriptors in its reply. Each would ride on a byte that no length counts, so nothing after it
+/// could be read.
+fn without_descriptors(mut packet: Packet) -> Result<Packet, EndCause> {
+    match packet.payload.first_chunk::<4>() {
+        Some([0, 0, 0, 0]) => {
+            packet.payload.advance(4);
+            Ok(packet)
+        }
+        _ => Err(EndCause::Protocol(format!(
+            "{} brings file descriptors, or no count of them",
+            packet.header
         ))),
     }
 }

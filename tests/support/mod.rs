@@ -10,6 +10,7 @@
 
 pub(crate) mod conformance;
 pub(crate) mod lab;
+pub(crate) mod mock;
 pub(crate) mod process;
 pub(crate) mod qemu;
 pub(crate) mod scratch;

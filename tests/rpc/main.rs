@@ -1,0 +1,36 @@
+//! The RPC client against a mock daemon: one module for each part of its behaviour. Everything goes through the public
+//! API. The clock is paused: a deadline passes as soon as nobody has anything left to do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod calls;
+mod cancel;
+mod connect;
+mod end;
+mod events;
+mod keepalive;
+mod limits;
+mod replies;
+mod storm;
+mod timeouts;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use libvirt_qmp::{Error, LibvirtRpc, Monitor};
+use tokio::task::JoinHandle;
+
+const STATUS: &str = r#"{"execute":"query-status"}"#;
+
+/// Runs `command` in a task of its own.
+fn run(monitor: &Arc<LibvirtRpc>, command: impl Into<String>) -> JoinHandle<Result<Bytes, Error>> {
+    let (monitor, command) = (monitor.clone(), command.into());
+    tokio::spawn(async move { monitor.run(command.as_bytes()).await })
+}
