@@ -183,6 +183,14 @@ impl<R, H> Connection<R, H> {
         ending.with(cause);
     }
 
+    /// To be called when the task goes: `drive` has told everybody of the end if it ever ran.
+    pub(crate) fn task_gone(&self, tell: impl Fn(&Arc<EndCause>)) {
+        drop(Ending {
+            connection: self,
+            tell,
+        });
+    }
+
     /// The loop that writes calls as they are queued, all that wait in one write.
     async fn write_calls<T: AsyncWrite>(&self, mut write: WriteHalf<T>) -> EndCause {
         let mut out = Vec::new();
