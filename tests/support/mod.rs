@@ -12,4 +12,5 @@ pub(crate) mod conformance;
 pub(crate) mod lab;
 pub(crate) mod process;
 pub(crate) mod qemu;
+pub(crate) mod qmp_peer;
 pub(crate) mod scratch;
