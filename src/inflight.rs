@@ -248,7 +248,10 @@ impl<R, H> Calls<R, H> {
     /// Takes the call that was sent first out of the table.
     pub(crate) fn complete_oldest(&self) -> Option<Waiter<R, H>> {
         let mut state = self.lock();
-        let serial = state.table.keys().copied().min()?;
+        // Serials start again at 0 one day: the oldest is the one that is farthest behind.
+        let next = state.next_serial;
+        let age = |serial: &u32| next.wrapping_sub(*serial);
+        let serial = state.table.keys().copied().max_by_key(age)?;
         state.table.remove(&serial).map(|entry| entry.waiter)
     }
 
@@ -514,6 +517,22 @@ mod tests {
         let _new = [submit(&calls), submit(&calls)];
         assert_eq!(batch(&calls), [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1]);
         assert!(matches!(calls.complete(77, (1, 2)), Found::Abandoned));
+    }
+
+    #[test]
+    fn the_oldest_call_is_the_one_sent_first_also_after_wrapping() {
+        let calls = TestCalls::new();
+        calls.lock().next_serial = u32::MAX - 1;
+        let mut replies: Vec<_> = (0..4).map(|_| submit(&calls)).collect();
+        batch(&calls);
+        for reply in &mut replies {
+            match calls.complete_oldest() {
+                Some(Waiter::Caller(sender)) => sender.send(Ok("error")).unwrap(),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(reply.try_recv().unwrap().unwrap(), "error");
+        }
+        assert!(calls.complete_oldest().is_none());
     }
 
     #[tokio::test(start_paused = true)]
