@@ -2,8 +2,10 @@
 //! and watch over them, and the notice of its end. May import inflight and error.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt, WriteHalf};
@@ -215,6 +217,7 @@ impl<R, H> Connection<R, H> {
             self.calls.next_batch(&mut out);
             if out.is_empty() {
                 self.calls.work.notified().await;
+                let_others_queue().await;
                 continue;
             }
             trace!(target: "libvirt_qmp::connection", bytes = out.len(), "sending");
@@ -274,6 +277,21 @@ impl Encoded {
             procedure,
         }
     }
+}
+
+/// Lets callers that are ready to run queue their calls, so that they leave in one write: a runtime with several threads
+/// runs a task right after the one that woke it, and each write would carry a single call. This is not
+/// `tokio::task::yield_now`, which asks the system for events first.
+async fn let_others_queue() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The error of a call whose deadline has passed.

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{Link, finish, refuse_oob};
 use crate::config::Config;
+use crate::connection::Encoded;
 use crate::error::{EndCause, Error};
 use crate::libvirt::{DomainKey, Libvirt};
 use crate::monitor::{EventStream, Monitor, MonitorFuture};
@@ -121,12 +121,15 @@ impl LibvirtRpc {
         Ok((libvirt, domain))
     }
 
-    async fn run_command(&self, command: &[u8]) -> Result<Bytes, Error> {
-        let (text, user_id) = checked_text(command)?;
+    async fn run_command(&self, text: &[u8]) -> Result<Bytes, Error> {
+        let command = RawCommand::parse(text)?;
+        check(&command)?;
+        let user_id = command.user_id();
         let (libvirt, domain) = self.ready().await?;
-        let call = Libvirt::encode_monitor_command(domain, text)?;
+        let call = encode(&command, domain)?;
+        drop(command);
         let reply = libvirt.run_monitor_command(call, &self.turn).await?;
-        finish(reply, user_id, command)
+        finish(reply, user_id, text)
     }
 
     async fn subscribe(&self) -> Result<EventStream, Error> {
@@ -165,24 +168,23 @@ impl LibvirtRpc {
     }
 }
 
-/// The command as libvirt takes it: without an id, and not too long. And the id.
-fn checked_text(command: &[u8]) -> Result<(ByteString, Option<&[u8]>), Error> {
-    let command = RawCommand::parse(command)?;
-    refuse_oob(&command)?;
+/// Checks a command for libvirt, and encodes it for `domain` without its id, which libvirt would refuse.
+fn encode(command: &RawCommand<'_>, domain: &NonnullDomain) -> Result<Encoded, Error> {
     let text = command.without_id();
-    if text.len() > STRING_MAX as usize {
-        let limit = STRING_MAX as usize;
-        return Err(CommandError::TooLong {
-            length: text.len(),
-            limit,
-        }
-        .into());
-    }
-    // It was checked when it was parsed, but not for the compiler.
-    let text = ByteString::try_from(text.as_ref()).map_err(|error| CommandError::NotUtf8 {
+    let text = std::str::from_utf8(&text).map_err(|error| CommandError::NotUtf8 {
         offset: error.valid_up_to(),
     })?;
-    Ok((text, command.user_id()))
+    Libvirt::encode_monitor_command(domain, text)
+}
+
+/// Refuses what cannot be sent, whoever the domain is.
+fn check(command: &RawCommand<'_>) -> Result<(), Error> {
+    refuse_oob(command)?;
+    let (length, limit) = (command.without_id().len(), STRING_MAX as usize);
+    if length > limit {
+        return Err(CommandError::TooLong { length, limit }.into());
+    }
+    Ok(())
 }
 
 impl Libvirt {

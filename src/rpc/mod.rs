@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
+use xdr_codec::Pack;
 
 use crate::config::Config;
 use crate::connection::{
@@ -21,7 +22,7 @@ use crate::error::{EndCause, Error, LibvirtError, Phase};
 use crate::inflight::Progress;
 use crate::packet::{Header, MAX_LENGTH, MessageStatus, PREFIX};
 use crate::protocol::{Procedure, rpc};
-use crate::xdr;
+use crate::xdr::{self, Writer};
 
 pub(crate) use subscriptions::{EventKind, Registration, Subscription};
 use subscriptions::{Hook, Subscriptions};
@@ -159,7 +160,9 @@ impl Client {
 }
 
 /// A whole call packet but for its serial.
-pub(crate) fn encode<P: Procedure>(args: &P::Args) -> Result<Encoded, Error> {
+///
+/// `args` is `P::Args`, or a view of the same fields that borrows them.
+pub(crate) fn encode<P: Procedure>(args: &impl Pack<Writer>) -> Result<Encoded, Error> {
     let mut bytes = Vec::with_capacity(256);
     bytes.extend_from_slice(&[0; PREFIX]);
     xdr::encode(args, &mut bytes).map_err(|source| Error::Encode {
