@@ -155,7 +155,6 @@ impl SocketMonitor {
         refuse_oob(&command)?;
         let user_id = command.user_id();
         let encoded = self.ids.encode(&command)?;
-        drop(command);
         let session = self.session().await?;
         let reply = session.call(encoded, self.config.call_timeout).await?;
         finish(reply, user_id, text)
