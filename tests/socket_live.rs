@@ -388,7 +388,7 @@ async fn a_client_that_follows_another_gets_its_own_answers() {
 #[tokio::test]
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
 async fn a_stopped_qemu_times_out_in_every_phase() {
-    const SHORT: Duration = Duration::from_millis(300);
+    const SHORT: Duration = Duration::from_secs(1);
     let qemu = Qemu::start(&[]);
     let config = Config::new()
         .connect_timeout(Some(SHORT))
@@ -439,7 +439,7 @@ async fn a_stopped_qemu_times_out_in_every_phase() {
         (Phase::Queue, false)
     );
     // 0.8 s of it are the grace for the long commands.
-    assert!(started.elapsed() < Duration::from_secs(4));
+    assert!(started.elapsed() < Duration::from_secs(15));
 
     // It comes back: the late replies are discarded, and all is in order.
     qemu.resume();
