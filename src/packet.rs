@@ -30,6 +30,10 @@ const READ_AHEAD: usize = 64 * 1024;
 /// A read is not started with less room than this.
 const LEAST_ROOM: usize = 8 * 1024;
 
+/// The buffer of a packet longer than this goes with it. Otherwise it would stay that large, and what is read into its
+/// rest would keep all of it in memory.
+const LARGE: usize = 1024 * 1024;
+
 /// Room made at once for a packet whose length says it is large. More comes as its bytes do.
 const RESERVE_STEP: usize = 1024 * 1024;
 
@@ -236,6 +240,9 @@ impl Decoder for PacketCodec {
             return Ok(None);
         };
         packet.advance(PREFIX);
+        if length > LARGE {
+            *source = BytesMut::from(&source[..]);
+        }
         Ok(Some(Packet {
             header,
             payload: packet.freeze(),
@@ -357,6 +364,21 @@ mod tests {
         let mut bytes = BytesMut::from(&33_554_436_u32.to_be_bytes()[..]);
         assert!(PacketCodec.decode(&mut bytes).unwrap().is_none());
         assert!(bytes.capacity() < 2 * RESERVE_STEP, "{}", bytes.capacity());
+    }
+
+    #[test]
+    fn a_large_packet_takes_its_buffer_along() {
+        let large = Packet {
+            header: Header::call(1, 1, 1, 1),
+            payload: Bytes::from(vec![0; LARGE]),
+        };
+        let mut source = BytesMut::new();
+        PacketCodec.encode(large.clone(), &mut source).unwrap();
+        source.extend_from_slice(&ping());
+        assert_eq!(PacketCodec.decode(&mut source).unwrap().unwrap(), large);
+        assert!(source.capacity() < READ_AHEAD, "{}", source.capacity());
+        let next = PacketCodec.decode(&mut source).unwrap().unwrap();
+        assert_eq!(next.header, Header::keepalive(1));
     }
 
     #[test]

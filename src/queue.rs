@@ -5,15 +5,21 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
+
 use crate::error::EndCause;
 
 /// Bytes that the items of one queue may have in all: as many as the longest message. One item fits in any case.
 const MAX_BYTES: usize = 64 << 20;
 
+/// Items that may wait as slices of the read buffer, each of which keeps all of that buffer in memory. Where more wait, the
+/// stream is slow and they are copied out.
+const MOST_SLICES: usize = 256;
+
 /// What comes out of a queue.
 #[derive(Debug)]
-pub(crate) enum Item<T> {
-    Event(T),
+pub(crate) enum Item {
+    Event(Bytes),
     /// So many were dropped here.
     Lost(u64),
     /// The connection ended; nothing follows.
@@ -22,21 +28,21 @@ pub(crate) enum Item<T> {
 
 /// Shared by the connection task, which pushes, and the stream, which takes.
 #[derive(Debug)]
-pub(crate) struct EventQueue<T> {
+pub(crate) struct EventQueue {
     limit: usize,
-    inner: Mutex<Inner<T>>,
+    inner: Mutex<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner<T> {
-    items: VecDeque<T>,
+struct Inner {
+    items: VecDeque<Bytes>,
     bytes: usize,
     lost: u64,
     end: Option<Arc<EndCause>>,
     waker: Option<Waker>,
 }
 
-impl<T> EventQueue<T> {
+impl EventQueue {
     /// A queue of at most `limit` items.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(EventQueue {
@@ -52,23 +58,24 @@ impl<T> EventQueue<T> {
     }
 
     /// Adds an item; the oldest go if there is no room.
-    pub(crate) fn push(&self, item: T)
-    where
-        T: AsRef<[u8]>,
-    {
+    pub(crate) fn push(&self, item: Bytes) {
         let mut inner = self.lock();
         if inner.end.is_some() {
             return;
         }
-        let size = item.as_ref().len();
+        let size = item.len();
         while inner.items.len() >= self.limit || inner.bytes.saturating_add(size) > MAX_BYTES {
             let Some(oldest) = inner.items.pop_front() else {
                 break;
             };
-            inner.bytes -= oldest.as_ref().len();
+            inner.bytes -= oldest.len();
             inner.lost += 1;
         }
         inner.bytes += size;
+        let item = match inner.items.len() {
+            ..MOST_SLICES => item,
+            _ => Bytes::copy_from_slice(&item),
+        };
         inner.items.push_back(item);
         let waker = inner.waker.take();
         drop(inner);
@@ -94,7 +101,11 @@ impl<T> EventQueue<T> {
     }
 
     /// The next item. `taken` is the stream's own end of the queue: one lock fetches all that waits.
-    pub(crate) fn poll_next(&self, taken: &mut VecDeque<T>, cx: &mut Context<'_>) -> Poll<Item<T>> {
+    pub(crate) fn poll_next(
+        &self,
+        taken: &mut VecDeque<Bytes>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Item> {
         if let Some(item) = taken.pop_front() {
             return Poll::Ready(Item::Event(item));
         }
@@ -117,7 +128,7 @@ impl<T> EventQueue<T> {
         Poll::Pending
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner<T>> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics under this lock.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,14 +140,14 @@ mod tests {
 
     use super::*;
 
-    type Text = &'static str;
-
-    async fn next(queue: &EventQueue<Text>, taken: &mut VecDeque<Text>) -> Item<Text> {
+    async fn next(queue: &EventQueue, taken: &mut VecDeque<Bytes>) -> Item {
         poll_fn(|cx| queue.poll_next(taken, cx)).await
     }
 
-    fn push_all<const N: usize>(queue: &EventQueue<Text>, items: [Text; N]) {
-        items.into_iter().for_each(|item| queue.push(item));
+    fn push_all<const N: usize>(queue: &EventQueue, items: [&'static str; N]) {
+        items
+            .into_iter()
+            .for_each(|item| queue.push(Bytes::from(item)));
     }
 
     #[tokio::test]
@@ -145,19 +156,19 @@ mod tests {
         let mut taken = VecDeque::new();
         push_all(&queue, ["1", "2", "3", "4", "5"]);
         assert!(matches!(next(&queue, &mut taken).await, Item::Lost(3)));
-        assert!(matches!(next(&queue, &mut taken).await, Item::Event("4")));
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event(item) if item == "4"));
         // What the stream has taken already comes before a later gap.
         push_all(&queue, ["6", "7", "8"]);
-        assert!(matches!(next(&queue, &mut taken).await, Item::Event("5")));
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event(item) if item == "5"));
         assert!(matches!(next(&queue, &mut taken).await, Item::Lost(1)));
-        assert!(matches!(next(&queue, &mut taken).await, Item::Event("7")));
-        assert!(matches!(next(&queue, &mut taken).await, Item::Event("8")));
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event(item) if item == "7"));
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event(item) if item == "8"));
     }
 
     #[tokio::test]
     async fn large_items_count_by_their_size() {
-        let third: Text = Box::leak("x".repeat(MAX_BYTES / 3).into());
-        let whole: Text = Box::leak("y".repeat(MAX_BYTES + 1).into());
+        let third: &'static str = Box::leak("x".repeat(MAX_BYTES / 3).into());
+        let whole: &'static str = Box::leak("y".repeat(MAX_BYTES + 1).into());
         let queue = EventQueue::new(100);
         let mut taken = VecDeque::new();
         push_all(&queue, [third; 5]);
@@ -173,18 +184,31 @@ mod tests {
         assert!(matches!(next(&queue, &mut taken).await, Item::Lost(1)));
         assert!(matches!(
             next(&queue, &mut taken).await,
-            Item::Event("small")
+            Item::Event(item) if item == "small"
         ));
+    }
+
+    #[test]
+    fn a_slow_stream_keeps_few_read_buffers() {
+        let buffers: Vec<_> = (0..2 * MOST_SLICES)
+            .map(|_| Bytes::from(vec![b'x'; 100]))
+            .collect();
+        let queue = EventQueue::new(buffers.len());
+        buffers
+            .iter()
+            .for_each(|buffer| queue.push(buffer.slice(..10)));
+        let kept = buffers.iter().filter(|buffer| !buffer.is_unique());
+        assert_eq!(kept.count(), MOST_SLICES);
     }
 
     #[tokio::test]
     async fn what_is_queued_comes_before_the_end() {
         let queue = EventQueue::new(2);
         let mut taken = VecDeque::new();
-        queue.push("1");
+        queue.push("1".into());
         queue.end(Arc::new(EndCause::PeerClosed));
-        queue.push("2");
-        assert!(matches!(next(&queue, &mut taken).await, Item::Event("1")));
+        queue.push("2".into());
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event(item) if item == "1"));
         assert!(matches!(next(&queue, &mut taken).await, Item::Ended(_)));
     }
 
@@ -196,7 +220,7 @@ mod tests {
             async move { next(&queue, &mut VecDeque::new()).await }
         });
         tokio::task::yield_now().await;
-        queue.push("7");
-        assert!(matches!(waiting.await.unwrap(), Item::Event("7")));
+        queue.push("7".into());
+        assert!(matches!(waiting.await.unwrap(), Item::Event(item) if item == "7"));
     }
 }

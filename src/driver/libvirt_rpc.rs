@@ -50,7 +50,7 @@ pub struct LibvirtRpc {
     turn: Arc<Semaphore>,
     disconnected: AtomicBool,
     /// The event streams that `disconnect` ends.
-    streams: Mutex<Vec<Weak<EventQueue<Bytes>>>>,
+    streams: Mutex<Vec<Weak<EventQueue>>>,
 }
 
 enum Session {

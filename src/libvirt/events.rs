@@ -76,7 +76,7 @@ pub(crate) struct MonitorEvents {
 
 impl MonitorEvents {
     /// The queue behind it, by which its monitor can end it.
-    pub(crate) fn queue(&self) -> Option<Arc<EventQueue<Bytes>>> {
+    pub(crate) fn queue(&self) -> Option<Arc<EventQueue>> {
         self.subscription
             .as_ref()
             .map(|subscription| subscription.queue().clone())

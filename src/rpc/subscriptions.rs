@@ -151,11 +151,11 @@ enum Phase {
 /// The queues that each event of a target goes to.
 #[derive(Default)]
 struct Fanout {
-    queues: Mutex<Vec<(u64, Arc<EventQueue<Bytes>>)>>,
+    queues: Mutex<Vec<(u64, Arc<EventQueue>)>>,
 }
 
 impl Fanout {
-    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Arc<EventQueue<Bytes>>)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Arc<EventQueue>)>> {
         // Nothing panics under this lock.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -176,18 +176,18 @@ pub(crate) struct Subscription {
     client: Client,
     key: Key,
     subscriber: u64,
-    queue: Arc<EventQueue<Bytes>>,
+    queue: Arc<EventQueue>,
     taken: VecDeque<Bytes>,
 }
 
 impl Subscription {
     /// The next event's payload.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Item<Bytes>> {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
         self.queue.poll_next(&mut self.taken, cx)
     }
 
     /// Ends this subscription for its reader, who gets what is queued and then `cause`.
-    pub(crate) fn queue(&self) -> &Arc<EventQueue<Bytes>> {
+    pub(crate) fn queue(&self) -> &Arc<EventQueue> {
         &self.queue
     }
 }

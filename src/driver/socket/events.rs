@@ -22,9 +22,9 @@ pub(super) struct Subscribers {
 }
 
 struct Inner {
-    queues: Vec<Arc<EventQueue<Bytes>>>,
+    queues: Vec<Arc<EventQueue>>,
     /// Holds the events from the handshake on, for the first stream; it is among `queues` too.
-    first: Option<Arc<EventQueue<Bytes>>>,
+    first: Option<Arc<EventQueue>>,
     end: Option<Arc<EndCause>>,
 }
 
@@ -64,7 +64,7 @@ impl Subscribers {
         }
     }
 
-    fn add(&self) -> Arc<EventQueue<Bytes>> {
+    fn add(&self) -> Arc<EventQueue> {
         let mut inner = self.lock();
         if let Some(first) = inner.first.take() {
             return first;
@@ -77,7 +77,7 @@ impl Subscribers {
         queue
     }
 
-    fn remove(&self, queue: &Arc<EventQueue<Bytes>>) {
+    fn remove(&self, queue: &Arc<EventQueue>) {
         self.lock()
             .queues
             .retain(|other| !Arc::ptr_eq(other, queue));
@@ -93,7 +93,7 @@ impl Subscribers {
 pub(super) struct SocketEvents {
     /// Keeps the connection open; none once the stream has ended.
     session: Option<Arc<Session>>,
-    queue: Arc<EventQueue<Bytes>>,
+    queue: Arc<EventQueue>,
     taken: VecDeque<Bytes>,
     /// QEMU has said that it is going.
     shut_down: bool,
