@@ -14,3 +14,4 @@ pub(crate) mod mock;
 pub(crate) mod process;
 pub(crate) mod qemu;
 pub(crate) mod scratch;
+pub(crate) mod script;
