@@ -215,7 +215,7 @@ fn a_long_reply_with_some_bits_flipped_ends() {
 fn config() -> ProptestConfig {
     ProptestConfig {
         failure_persistence: None,
-        ..ProptestConfig::with_cases(512)
+        ..ProptestConfig::with_cases(256)
     }
 }
 
@@ -260,7 +260,8 @@ where
     // More behind it changes nothing, and anything less is too little.
     let longer: Vec<u8> = bytes.iter().copied().chain([0xff; 5]).collect();
     assert_eq!(&xdr::decode::<T>(longer.into()).unwrap(), value);
-    for cut in 0..bytes.len() {
+    // Each failure costs time: xdr-codec's errors take a backtrace where the environment asks for them.
+    for cut in (0..bytes.len()).step_by(bytes.len() / 16 + 1) {
         assert!(
             xdr::decode::<T>(bytes.slice(..cut)).is_err(),
             "cut at {cut}"
