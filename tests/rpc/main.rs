@@ -12,6 +12,7 @@ mod support;
 
 mod calls;
 mod cancel;
+mod close;
 mod connect;
 mod end;
 mod events;
