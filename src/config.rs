@@ -52,7 +52,7 @@ impl Config {
     }
 
     /// What the daemon opens: `qemu:///system` or `qemu:///session`, without transport and host, for those are how the
-    /// stream was made. The empty string lets the daemon choose.
+    /// stream was made: a URI with either is refused. The empty string lets the daemon choose.
     pub fn uri(mut self, uri: impl Into<String>) -> Self {
         self.uri = uri.into();
         self

@@ -2,8 +2,10 @@
 //! and watch over them, and the notice of its end. May import inflight and error.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt, WriteHalf};
@@ -83,7 +85,7 @@ impl<R, H> Connection<R, H> {
     ///
     /// Dropping the future before the call was sent sends nothing; after that the reply is discarded, and the call's slot
     /// stays taken until the reply comes.
-    pub(crate) async fn send(&self, call: Encoded, options: CallOptions<'_>) -> Result<R, Error> {
+    pub(crate) async fn send(&self, call: Encoded, options: &CallOptions<'_>) -> Result<R, Error> {
         let slot = self.slot(options).await?;
         let (sender, reply) = oneshot::channel();
         let submission = call.submit(
@@ -104,7 +106,7 @@ impl<R, H> Connection<R, H> {
     }
 
     /// Waits for the right to have a call in flight.
-    async fn slot(&self, options: CallOptions<'_>) -> Result<Slot, Error> {
+    async fn slot(&self, options: &CallOptions<'_>) -> Result<Slot, Error> {
         let limit = self.limit.as_ref();
         let (monitor, connection) = match options.limits {
             Limits::None => (None, None),
@@ -124,13 +126,22 @@ impl<R, H> Connection<R, H> {
     async fn permit(
         &self,
         limit: &Arc<Semaphore>,
-        options: CallOptions<'_>,
+        options: &CallOptions<'_>,
     ) -> Result<OwnedSemaphorePermit, Error> {
-        if let Ok(permit) = limit.clone().try_acquire_owned() {
-            return Ok(permit);
+        match limit.clone().try_acquire_owned() {
+            Ok(permit) => Ok(permit),
+            // Boxed, so that a call that need not wait has no room for it.
+            Err(_) => Box::pin(self.wait_for_permit(limit.clone(), options)).await,
         }
+    }
+
+    async fn wait_for_permit(
+        &self,
+        limit: Arc<Semaphore>,
+        options: &CallOptions<'_>,
+    ) -> Result<OwnedSemaphorePermit, Error> {
         tokio::select! {
-            permit = limit.clone().acquire_owned() => permit.map_err(|_| Error::Closed),
+            permit = limit.acquire_owned() => permit.map_err(|_| Error::Closed),
             cause = self.closed() => Err(Error::disconnected(cause, false)),
             () = sleep_until(options.deadline) => Err(timed_out(options, Progress::Queued)),
         }
@@ -206,6 +217,7 @@ impl<R, H> Connection<R, H> {
             self.calls.next_batch(&mut out);
             if out.is_empty() {
                 self.calls.work.notified().await;
+                let_others_queue().await;
                 continue;
             }
             trace!(target: "libvirt_qmp::connection", bytes = out.len(), "sending");
@@ -267,8 +279,23 @@ impl Encoded {
     }
 }
 
+/// Lets callers that are ready to run queue their calls, so that they leave in one write: a runtime with several threads
+/// runs a task right after the one that woke it, and each write would carry a single call. This is not
+/// `tokio::task::yield_now`, which asks the system for events first.
+async fn let_others_queue() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// The error of a call whose deadline has passed.
-pub(crate) fn timed_out(options: CallOptions<'_>, progress: Progress) -> Error {
+pub(crate) fn timed_out(options: &CallOptions<'_>, progress: Progress) -> Error {
     let phase = match (options.phase, progress) {
         // While connecting it is the step that tells, not how far its packet had come.
         (Phase::Reply, Progress::Queued) => Phase::Queue,

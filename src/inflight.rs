@@ -5,6 +5,7 @@
 //! replies. One lock covers everything, so that an entry is in the table before its bytes leave, and the cause of an end is
 //! stored before anybody is woken.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,9 @@ use crate::error::EndCause;
 
 /// Bytes taken for one write before the rest waits for the next.
 const BATCH: usize = 256 * 1024;
+
+/// A call longer than this that leaves first is written from where it is, not copied into the write buffer.
+const LARGE: usize = 16 * 1024;
 
 /// Abandoned entries are looked for when this many have gathered, and again at twice what was left.
 const FIRST_PURGE: usize = 1024;
@@ -87,7 +91,7 @@ pub(crate) struct Submission<R, H> {
 
 /// A call that was sent.
 #[derive(Debug)]
-struct Entry<R, H> {
+struct Sent<R, H> {
     waiter: Waiter<R, H>,
     deadline: Option<Instant>,
     slot: Slot,
@@ -127,7 +131,7 @@ pub(crate) struct Calls<R, H> {
 
 struct State<R, H> {
     queue: VecDeque<Queued<R, H>>,
-    table: HashMap<u32, Entry<R, H>, BuildHasherDefault<SerialHasher>>,
+    table: HashMap<u32, Sent<R, H>, BuildHasherDefault<NumberHasher>>,
     next_serial: u32,
     /// Whether serials have started again at 0, after which any may have been ours.
     wrapped: bool,
@@ -217,7 +221,7 @@ impl<R, H> Calls<R, H> {
                     None => continue,
                 },
             };
-            if out.is_empty() {
+            if out.is_empty() && bytes.len() > LARGE {
                 *out = bytes;
             } else {
                 out.extend_from_slice(&bytes);
@@ -232,23 +236,27 @@ impl<R, H> Calls<R, H> {
     /// Takes the call that a reply answers out of the table.
     pub(crate) fn complete(&self, serial: u32, procedure: (u32, i32)) -> Found<R, H> {
         let mut state = self.lock();
-        match state.table.get(&serial) {
-            Some(entry) if entry.procedure != procedure => Found::OtherProcedure {
-                sent: entry.procedure,
+        let was_ours = state.wrapped || serial < state.next_serial;
+        match state.table.entry(serial) {
+            Entry::Occupied(call) if call.get().procedure != procedure => Found::OtherProcedure {
+                sent: call.get().procedure,
             },
-            Some(_) => match state.table.remove(&serial) {
-                Some(entry) if !entry.waiter.is_gone() => Found::Waiter(entry.waiter),
+            Entry::Occupied(call) => match call.remove().waiter {
+                waiter if !waiter.is_gone() => Found::Waiter(waiter),
                 _ => Found::Abandoned,
             },
-            None if state.wrapped || serial < state.next_serial => Found::Abandoned,
-            None => Found::NeverOurs,
+            Entry::Vacant(_) if was_ours => Found::Abandoned,
+            Entry::Vacant(_) => Found::NeverOurs,
         }
     }
 
     /// Takes the call that was sent first out of the table.
     pub(crate) fn complete_oldest(&self) -> Option<Waiter<R, H>> {
         let mut state = self.lock();
-        let serial = state.table.keys().copied().min()?;
+        // Serials start again at 0 one day: the oldest is the one that is farthest behind.
+        let next = state.next_serial;
+        let age = |serial: &u32| next.wrapping_sub(*serial);
+        let serial = state.table.keys().copied().max_by_key(age)?;
         state.table.remove(&serial).map(|entry| entry.waiter)
     }
 
@@ -374,7 +382,7 @@ impl<R, H> State<R, H> {
         } = call;
         self.table.insert(
             serial,
-            Entry {
+            Sent {
                 waiter,
                 deadline,
                 slot,
@@ -404,23 +412,28 @@ impl<R, H> State<R, H> {
     }
 }
 
-/// Serials are our own counter: spreading them over the high bits, which the table looks at, is all the hashing they need.
+/// Hashes small numbers that no peer chooses freely, such as our own serials: one multiplication each spreads them over
+/// the bits that a table looks at.
 #[derive(Default)]
-pub(crate) struct SerialHasher(u64);
+pub(crate) struct NumberHasher(u64);
 
-impl Hasher for SerialHasher {
+impl Hasher for NumberHasher {
     fn finish(&self) -> u64 {
         self.0
     }
 
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+            self.write_u32(u32::from(*byte));
         }
     }
 
-    fn write_u32(&mut self, serial: u32) {
-        self.0 = u64::from(serial).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0.rotate_left(23) ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_i32(&mut self, number: i32) {
+        self.write_u32(number.cast_unsigned());
     }
 }
 
@@ -514,6 +527,22 @@ mod tests {
         let _new = [submit(&calls), submit(&calls)];
         assert_eq!(batch(&calls), [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1]);
         assert!(matches!(calls.complete(77, (1, 2)), Found::Abandoned));
+    }
+
+    #[test]
+    fn the_oldest_call_is_the_one_sent_first_also_after_wrapping() {
+        let calls = TestCalls::new();
+        calls.lock().next_serial = u32::MAX - 1;
+        let mut replies: Vec<_> = (0..4).map(|_| submit(&calls)).collect();
+        batch(&calls);
+        for reply in &mut replies {
+            match calls.complete_oldest() {
+                Some(Waiter::Caller(sender)) => sender.send(Ok("error")).unwrap(),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(reply.try_recv().unwrap().unwrap(), "error");
+        }
+        assert!(calls.complete_oldest().is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -95,15 +95,19 @@ impl Header {
         prefix
     }
 
-    /// Reads the header off the front of `bytes`, which holds at least the header.
-    fn split_off(bytes: &mut BytesMut) -> Self {
+    /// Reads a header behind its length word.
+    fn read(prefix: &[u8; PREFIX]) -> Self {
+        let word = |index: usize| {
+            let at = index * 4;
+            u32::from_be_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]])
+        };
         Header {
-            program: bytes.get_u32(),
-            version: bytes.get_u32(),
-            procedure: bytes.get_i32(),
-            kind: MessageType(bytes.get_i32()),
-            serial: bytes.get_u32(),
-            status: MessageStatus(bytes.get_i32()),
+            program: word(1),
+            version: word(2),
+            procedure: word(3).cast_signed(),
+            kind: MessageType(word(4).cast_signed()),
+            serial: word(5),
+            status: MessageStatus(word(6).cast_signed()),
         }
     }
 }
@@ -227,8 +231,11 @@ impl Decoder for PacketCodec {
             return Ok(None);
         }
         let mut packet = source.split_to(length);
-        packet.advance(4);
-        let header = Header::split_off(&mut packet);
+        // It is that long: the length was checked against it above.
+        let Some(header) = packet.first_chunk().map(Header::read) else {
+            return Ok(None);
+        };
+        packet.advance(PREFIX);
         Ok(Some(Packet {
             header,
             payload: packet.freeze(),

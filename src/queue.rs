@@ -7,6 +7,9 @@ use std::task::{Context, Poll, Waker};
 
 use crate::error::EndCause;
 
+/// Bytes that the items of one queue may have in all: as many as the longest message. One item fits in any case.
+const MAX_BYTES: usize = 64 << 20;
+
 /// What comes out of a queue.
 #[derive(Debug)]
 pub(crate) enum Item<T> {
@@ -27,6 +30,7 @@ pub(crate) struct EventQueue<T> {
 #[derive(Debug)]
 struct Inner<T> {
     items: VecDeque<T>,
+    bytes: usize,
     lost: u64,
     end: Option<Arc<EndCause>>,
     waker: Option<Waker>,
@@ -39,6 +43,7 @@ impl<T> EventQueue<T> {
             limit,
             inner: Mutex::new(Inner {
                 items: VecDeque::new(),
+                bytes: 0,
                 lost: 0,
                 end: None,
                 waker: None,
@@ -46,16 +51,24 @@ impl<T> EventQueue<T> {
         })
     }
 
-    /// Adds an item; the oldest goes if there is no room.
-    pub(crate) fn push(&self, item: T) {
+    /// Adds an item; the oldest go if there is no room.
+    pub(crate) fn push(&self, item: T)
+    where
+        T: AsRef<[u8]>,
+    {
         let mut inner = self.lock();
         if inner.end.is_some() {
             return;
         }
-        if inner.items.len() >= self.limit {
-            inner.items.pop_front();
+        let size = item.as_ref().len();
+        while inner.items.len() >= self.limit || inner.bytes.saturating_add(size) > MAX_BYTES {
+            let Some(oldest) = inner.items.pop_front() else {
+                break;
+            };
+            inner.bytes -= oldest.as_ref().len();
             inner.lost += 1;
         }
+        inner.bytes += size;
         inner.items.push_back(item);
         let waker = inner.waker.take();
         drop(inner);
@@ -90,6 +103,7 @@ impl<T> EventQueue<T> {
             return Poll::Ready(Item::Lost(std::mem::take(&mut inner.lost)));
         }
         std::mem::swap(&mut inner.items, taken);
+        inner.bytes = 0;
         if let Some(item) = taken.pop_front() {
             return Poll::Ready(Item::Event(item));
         }
@@ -115,33 +129,62 @@ mod tests {
 
     use super::*;
 
-    async fn next(queue: &EventQueue<u32>, taken: &mut VecDeque<u32>) -> Item<u32> {
+    type Text = &'static str;
+
+    async fn next(queue: &EventQueue<Text>, taken: &mut VecDeque<Text>) -> Item<Text> {
         poll_fn(|cx| queue.poll_next(taken, cx)).await
+    }
+
+    fn push_all<const N: usize>(queue: &EventQueue<Text>, items: [Text; N]) {
+        items.into_iter().for_each(|item| queue.push(item));
     }
 
     #[tokio::test]
     async fn the_oldest_go_and_their_number_comes_in_their_place() {
         let queue = EventQueue::new(2);
         let mut taken = VecDeque::new();
-        (1..=5).for_each(|n| queue.push(n));
+        push_all(&queue, ["1", "2", "3", "4", "5"]);
         assert!(matches!(next(&queue, &mut taken).await, Item::Lost(3)));
-        assert!(matches!(next(&queue, &mut taken).await, Item::Event(4)));
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event("4")));
         // What the stream has taken already comes before a later gap.
-        (6..=8).for_each(|n| queue.push(n));
-        assert!(matches!(next(&queue, &mut taken).await, Item::Event(5)));
+        push_all(&queue, ["6", "7", "8"]);
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event("5")));
         assert!(matches!(next(&queue, &mut taken).await, Item::Lost(1)));
-        assert!(matches!(next(&queue, &mut taken).await, Item::Event(7)));
-        assert!(matches!(next(&queue, &mut taken).await, Item::Event(8)));
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event("7")));
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event("8")));
+    }
+
+    #[tokio::test]
+    async fn large_items_count_by_their_size() {
+        let third: Text = Box::leak("x".repeat(MAX_BYTES / 3).into());
+        let whole: Text = Box::leak("y".repeat(MAX_BYTES + 1).into());
+        let queue = EventQueue::new(100);
+        let mut taken = VecDeque::new();
+        push_all(&queue, [third; 5]);
+        assert!(matches!(next(&queue, &mut taken).await, Item::Lost(2)));
+        for _ in 0..3 {
+            assert!(matches!(next(&queue, &mut taken).await, Item::Event(item) if item == third));
+        }
+        // What was taken does not count any more, and what is larger than all is held alone.
+        push_all(&queue, [third, third, whole]);
+        assert!(matches!(next(&queue, &mut taken).await, Item::Lost(2)));
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event(item) if item == whole));
+        push_all(&queue, [whole, "small"]);
+        assert!(matches!(next(&queue, &mut taken).await, Item::Lost(1)));
+        assert!(matches!(
+            next(&queue, &mut taken).await,
+            Item::Event("small")
+        ));
     }
 
     #[tokio::test]
     async fn what_is_queued_comes_before_the_end() {
         let queue = EventQueue::new(2);
         let mut taken = VecDeque::new();
-        queue.push(1);
+        queue.push("1");
         queue.end(Arc::new(EndCause::PeerClosed));
-        queue.push(2);
-        assert!(matches!(next(&queue, &mut taken).await, Item::Event(1)));
+        queue.push("2");
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event("1")));
         assert!(matches!(next(&queue, &mut taken).await, Item::Ended(_)));
     }
 
@@ -153,7 +196,7 @@ mod tests {
             async move { next(&queue, &mut VecDeque::new()).await }
         });
         tokio::task::yield_now().await;
-        queue.push(7);
-        assert!(matches!(waiting.await.unwrap(), Item::Event(7)));
+        queue.push("7");
+        assert!(matches!(waiting.await.unwrap(), Item::Event("7")));
     }
 }

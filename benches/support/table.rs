@@ -69,7 +69,8 @@ impl Unit {
         match self {
             Unit::Time if nanoseconds < 100_000.0 => format!("{:.2} µs", nanoseconds / 1e3),
             Unit::Time => format!("{:.0} µs", nanoseconds / 1e3),
-            Unit::Rate => format!("{:.0} /s", (1e9 / nanoseconds / 1e3).round() * 1e3),
+            Unit::Rate if nanoseconds < 1000.0 => format!("{:.2} M/s", 1e3 / nanoseconds),
+            Unit::Rate => format!("{:.0} k/s", 1e6 / nanoseconds),
         }
     }
 }

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{Link, finish, refuse_oob};
 use crate::config::Config;
+use crate::connection::Encoded;
 use crate::error::{EndCause, Error};
 use crate::libvirt::{DomainKey, Libvirt};
 use crate::monitor::{EventStream, Monitor, MonitorFuture};
@@ -96,6 +96,18 @@ impl LibvirtRpc {
             return Err(Error::Closed);
         }
         let libvirt = match &self.session {
+            Session::Own(link, _) => link.opened(),
+            Session::Shared(libvirt) => Some(libvirt),
+        };
+        match (libvirt, self.domain.get()) {
+            (Some(libvirt), Some(domain)) => Ok((libvirt, domain)),
+            // Boxed, for it is rare and large, and every command's future would have room for it.
+            _ => Box::pin(self.make_ready()).await,
+        }
+    }
+
+    async fn make_ready(&self) -> Result<(&Libvirt, &NonnullDomain), Error> {
+        let libvirt = match &self.session {
             Session::Own(link, config) => {
                 link.session(|stream| Libvirt::open(stream, (**config).clone()))
                     .await?
@@ -109,24 +121,15 @@ impl LibvirtRpc {
         Ok((libvirt, domain))
     }
 
-    async fn run_command(&self, command: &[u8]) -> Result<Bytes, Error> {
-        let command = RawCommand::parse(command)?;
-        refuse_oob(&command)?;
-        let text = command.without_id();
-        if text.len() > STRING_MAX as usize {
-            return Err(CommandError::TooLong {
-                length: text.len(),
-                limit: STRING_MAX as usize,
-            }
-            .into());
-        }
-        // It was checked when it was parsed, but not for the compiler.
-        let text = ByteString::try_from(text.as_ref()).map_err(|error| CommandError::NotUtf8 {
-            offset: error.valid_up_to(),
-        })?;
+    async fn run_command(&self, text: &[u8]) -> Result<Bytes, Error> {
+        let command = RawCommand::parse(text)?;
+        check(&command)?;
+        let user_id = command.user_id();
         let (libvirt, domain) = self.ready().await?;
-        let reply = libvirt.monitor_command(domain, text, &self.turn).await?;
-        finish(reply, &command)
+        let call = encode(&command, domain)?;
+        drop(command);
+        let reply = libvirt.run_monitor_command(call, &self.turn).await?;
+        finish(reply, user_id, text)
     }
 
     async fn subscribe(&self) -> Result<EventStream, Error> {
@@ -163,6 +166,25 @@ impl LibvirtRpc {
             Session::Shared(_) => Ok(()),
         }
     }
+}
+
+/// Checks a command for libvirt, and encodes it for `domain` without its id, which libvirt would refuse.
+fn encode(command: &RawCommand<'_>, domain: &NonnullDomain) -> Result<Encoded, Error> {
+    let text = command.without_id();
+    let text = std::str::from_utf8(&text).map_err(|error| CommandError::NotUtf8 {
+        offset: error.valid_up_to(),
+    })?;
+    Libvirt::encode_monitor_command(domain, text)
+}
+
+/// Refuses what cannot be sent, whoever the domain is.
+fn check(command: &RawCommand<'_>) -> Result<(), Error> {
+    refuse_oob(command)?;
+    let (length, limit) = (command.without_id().len(), STRING_MAX as usize);
+    if length > limit {
+        return Err(CommandError::TooLong { length, limit }.into());
+    }
+    Ok(())
 }
 
 impl Libvirt {

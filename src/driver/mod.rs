@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 
 use crate::connection::OnDrop;
 use crate::error::{EndCause, Error};
-use crate::qmp::{QmpError, RawCommand};
+use crate::qmp::{self, QmpError, RawCommand};
 
 pub use libvirt_rpc::LibvirtRpc;
 pub use socket::SocketMonitor;
@@ -48,6 +48,11 @@ impl<S: Clone + Send + Sync + 'static> Link<S> {
             state: Arc::new(Mutex::new(LinkState::Unused(Box::new(stream)))),
             done: Arc::default(),
         }
+    }
+
+    /// The session, where it is open.
+    fn opened(&self) -> Option<&S> {
+        self.session.get().and_then(|session| session.as_ref().ok())
     }
 
     /// The session; opened by `open` where this is the first call. A stream can be tried once: its failure stays.
@@ -113,7 +118,7 @@ impl<S: Clone + Send + Sync + 'static> Link<S> {
             opening.abort();
         }
         self.done.notify_waiters();
-        self.session.get().and_then(|session| session.as_ref().ok())
+        self.opened()
     }
 }
 
@@ -157,12 +162,15 @@ fn refuse_oob(command: &RawCommand<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The reply as its user should see it: with their own id or none, or as the error it is.
-fn finish(reply: Bytes, command: &RawCommand<'_>) -> Result<Bytes, Error> {
-    let reply = crate::qmp::restore_id(reply, command.user_id())
-        .map_err(|error| Error::json("reply", error))?;
-    if crate::qmp::is_error(&reply).map_err(|error| Error::json("reply", error))? {
-        return Err(QmpError::parse(reply).with_command(command.name()).into());
+/// The reply to `command` as its user should see it: with their own id or none, or as the error it is.
+fn finish(reply: Bytes, user_id: Option<&[u8]>, command: &[u8]) -> Result<Bytes, Error> {
+    let reply = qmp::restore_id(reply, user_id).map_err(|error| Error::json("reply", error))?;
+    if qmp::is_error(&reply).map_err(|error| Error::json("reply", error))? {
+        let error = QmpError::parse(reply);
+        return Err(match RawCommand::parse(command) {
+            Ok(command) => error.with_command(command.name()).into(),
+            Err(_) => error.into(),
+        });
     }
     Ok(reply)
 }

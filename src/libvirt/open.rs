@@ -22,6 +22,7 @@ const OPEN_READONLY: u32 = 1;
 
 impl Libvirt {
     pub(super) async fn start_session(&self) -> Result<(), Error> {
+        check_uri(&self.config.uri)?;
         let deadline = deadline(self.config.connect_timeout);
         let options = |phase| self.options_until(phase, deadline);
         let client = &self.client;
@@ -83,10 +84,59 @@ impl Libvirt {
     }
 }
 
+/// Refuses a URI that names a transport or a host: the daemon would act as a client itself, and libvirtd 9.0 pointed at
+/// itself so stops answering anybody.
+fn check_uri(uri: &str) -> Result<(), Error> {
+    let Some((scheme, rest)) = uri.split_once("://") else {
+        return Ok(());
+    };
+    if scheme.contains('+') || !rest.starts_with('/') {
+        return Err(Error::Unsupported(format!(
+            "URI {uri}: what is opened inside the daemon has neither transport nor host, as in qemu:///system"
+        )));
+    }
+    Ok(())
+}
+
 /// `sasl` for `REMOTE_AUTH_SASL`; the number where it has no name.
 fn auth_name(auth: AuthType) -> String {
     match auth.name() {
         Some(name) => name.trim_start_matches("REMOTE_AUTH_").to_ascii_lowercase(),
         None => auth.0.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemon_is_never_asked_to_connect_elsewhere() {
+        for uri in [
+            "qemu:///system",
+            "qemu:///session?foo=bar",
+            "test:///default",
+            "",
+        ] {
+            assert!(check_uri(uri).is_ok(), "{uri}");
+        }
+        for uri in [
+            "qemu+tcp://127.0.0.1/system",
+            "qemu+unix:///system",
+            "qemu://host/system",
+            "qemu://system",
+        ] {
+            let error = check_uri(uri).unwrap_err();
+            assert!(
+                error.is_unsupported() && error.to_string().contains(uri),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn offered_authentication_is_named() {
+        assert_eq!(auth_name(AuthType::SASL), "sasl");
+        assert_eq!(auth_name(AuthType(9)), "9");
     }
 }

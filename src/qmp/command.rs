@@ -12,6 +12,11 @@ use super::MAX_MESSAGE;
 use super::json::{self, Field, JsonError};
 use super::lex;
 
+/// JSON tokens that QEMU takes in one command (`MAX_TOKEN_COUNT`).
+const MAX_TOKENS: usize = 2 << 20;
+/// Those of the transport's id, a string: name, colon, value and comma.
+const ID_TOKENS: usize = 4;
+
 /// A QMP command with its arguments.
 ///
 /// ```text
@@ -207,6 +212,14 @@ pub enum CommandError {
         /// The greatest length in bytes.
         limit: usize,
     },
+    /// The command has more JSON tokens than QEMU takes. It would answer the rest of them with an error each.
+    #[error("command has {tokens} JSON tokens, more than {limit}")]
+    TooManyTokens {
+        /// How many it has, as sent.
+        tokens: usize,
+        /// The greatest number.
+        limit: usize,
+    },
     /// The text is not UTF-8.
     #[error("command is not UTF-8 at byte {offset}")]
     NotUtf8 {
@@ -295,8 +308,10 @@ impl<'a> RawCommand<'a> {
             cut: id.cut.start - begin..id.cut.end - begin,
             ..id
         });
+        let text = &text[outline.span];
+        check_tokens(text, id.as_ref())?;
         Ok(Self {
-            text: &text[outline.span],
+            text,
             spaced: outline.spaced,
             name,
             oob,
@@ -342,6 +357,23 @@ impl<'a> RawCommand<'a> {
             }
         }
     }
+}
+
+/// Checks that a command has no more tokens than QEMU takes, once the transport's id is in the place of its own.
+fn check_tokens(text: &[u8], id: Option<&Field>) -> Result<(), CommandError> {
+    // No token is shorter than a byte, so nearly every command needs no counting.
+    if text.len() + ID_TOKENS <= MAX_TOKENS {
+        return Ok(());
+    }
+    let own = id.map_or(0, |id| lex::tokens(&text[id.cut.clone()]));
+    let tokens = lex::tokens(text) - own + ID_TOKENS;
+    if tokens > MAX_TOKENS {
+        return Err(CommandError::TooManyTokens {
+            tokens,
+            limit: MAX_TOKENS,
+        });
+    }
+    Ok(())
 }
 
 impl fmt::Debug for RawCommand<'_> {
@@ -598,6 +630,27 @@ mod tests {
             RawCommand::parse(&long).unwrap_err().to_string(),
             "command of 67108865 bytes is longer than 67108864"
         );
+    }
+
+    #[test]
+    fn tokens_are_limited_as_in_qemu() {
+        // Around k times `[]` there are 10 tokens and k - 1 commas, and our id comes with 4.
+        let command = |k: usize, rest: &str| {
+            let list = vec!["[]"; k].join(",");
+            format!(r#"{{"execute":"x","arguments":[{list}{rest}]}}"#)
+        };
+        let k = 699_045;
+        assert_eq!(3 * k + 13 + 4, 2_097_152);
+        RawCommand::parse(command(k, ",1,1").as_bytes()).unwrap();
+        let error = RawCommand::parse(command(k + 1, ",1").as_bytes()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "command has 2097153 JSON tokens, more than 2097152"
+        );
+        // The user's own id is not sent.
+        let list = "[],".repeat(k);
+        let text = format!(r#"{{"execute":"x","id":[{list}[]]}}"#);
+        RawCommand::parse(text.as_bytes()).unwrap();
     }
 
     #[test]

@@ -14,6 +14,9 @@ const READ_ROOM: usize = 16 << 10;
 /// Less room than this and more is made. It is well below `READ_ROOM`: messages still in use keep the old buffer
 /// alive, and making room then costs a new one, which should not happen for each small message.
 const LOW_ROOM: usize = 4 << 10;
+/// The buffer of a message longer than this is given away with it. Otherwise the buffer would stay that large, and what
+/// is read into its rest would keep all of it in memory.
+const LARGE: usize = 1 << 20;
 /// Bytes of unexpected input quoted in an error.
 const EXCERPT: usize = 48;
 
@@ -113,7 +116,11 @@ impl Decoder for FrameDecoder {
             return Err(FrameError::TooLong { limit: self.max });
         }
         if step == Walk::Closed {
-            return Ok(Some(src.split_to(std::mem::take(&mut self.seen)).freeze()));
+            let message = src.split_to(std::mem::take(&mut self.seen));
+            if message.len() > LARGE {
+                *src = BytesMut::from(&src[..]);
+            }
+            return Ok(Some(message.freeze()));
         }
         make_room(src);
         Ok(None)
@@ -335,6 +342,19 @@ mod tests {
             .count();
         // 66 KB in all, at least 12 KiB to a buffer.
         assert!(buffers <= 6, "{buffers} buffers");
+    }
+
+    #[test]
+    fn a_large_message_takes_its_buffer_along() {
+        let large = format!("{{\"a\":\"{}\"}}", "x".repeat(LARGE));
+        let mut buffer = BytesMut::from(format!("{large}\r\n{EVENT}").as_bytes());
+        let mut decoder = FrameDecoder::default();
+        let message = decoder.decode(&mut buffer).unwrap().unwrap();
+        assert_eq!(message, large);
+        assert!(buffer.capacity() < READ_ROOM, "{}", buffer.capacity());
+        // Nobody else holds it, so that an id can be changed in place.
+        assert!(message.is_unique());
+        assert_eq!(decoder.decode(&mut buffer).unwrap().unwrap(), EVENT);
     }
 
     #[test]

@@ -168,6 +168,30 @@ fn skip_plain_blocks(text: &[u8], mut pos: usize) -> usize {
     pos
 }
 
+/// How many tokens `text` has, a piece of a checked JSON text that starts and ends outside of strings.
+pub(crate) fn tokens(text: &[u8]) -> usize {
+    let mut count = 0;
+    let mut pos = 0;
+    while let Some(&byte) = text.get(pos) {
+        pos += 1;
+        match byte {
+            b' ' | b'\t' | b'\r' | b'\n' => continue,
+            b'{' | b'}' | b'[' | b']' | b':' | b',' => {}
+            b'"' => pos = string_end(text, pos - 1),
+            // A number or a word.
+            _ => {
+                while let Some(b'0'..=b'9' | b'a'..=b'z' | b'E' | b'+' | b'-' | b'.') =
+                    text.get(pos)
+                {
+                    pos += 1;
+                }
+            }
+        }
+        count += 1;
+    }
+    count
+}
+
 /// Writes `text` as a JSON string.
 pub(crate) fn write_string(out: &mut impl BufMut, text: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -233,6 +257,22 @@ fn string_end(text: &[u8], open: usize) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn tokens_are_counted_as_qemu_does() {
+        for (text, count) in [
+            ("", 0),
+            (" \r\n\t", 0),
+            ("{}", 2),
+            (r#"{"execute":"stop"}"#, 5),
+            (r#"{ "a,:[]" : [ 1 , -2.5e+3 , true, null ] }"#, 13),
+            (r#"["\"", "\\", "\u0041]"]"#, 7),
+            ("[[],[],[]]", 10),
+            (r#"["open \"#, 2),
+        ] {
+            assert_eq!(tokens(text.as_bytes()), count, "{text}");
+        }
+    }
 
     #[test]
     fn compacting_leaves_strings_alone() {

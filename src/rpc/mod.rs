@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
+use xdr_codec::Pack;
 
 use crate::config::Config;
 use crate::connection::{
@@ -21,7 +22,7 @@ use crate::error::{EndCause, Error, LibvirtError, Phase};
 use crate::inflight::Progress;
 use crate::packet::{Header, MAX_LENGTH, MessageStatus, PREFIX};
 use crate::protocol::{Procedure, rpc};
-use crate::xdr;
+use crate::xdr::{self, Writer};
 
 pub(crate) use subscriptions::{EventKind, Registration, Subscription};
 use subscriptions::{Hook, Subscriptions};
@@ -96,7 +97,16 @@ impl Client {
         args: &P::Args,
         options: CallOptions<'_>,
     ) -> Result<P::Reply, Error> {
-        let (status, payload) = self.connection().send(encode::<P>(args)?, options).await?;
+        self.send::<P>(encode::<P>(args)?, &options).await
+    }
+
+    /// As `call`, with a call that was encoded before: the future then has no room for the arguments.
+    pub(crate) async fn send<P: Procedure>(
+        &self,
+        call: Encoded,
+        options: &CallOptions<'_>,
+    ) -> Result<P::Reply, Error> {
+        let (status, payload) = self.connection().send(call, options).await?;
         let payload = finish(P::NAME, status, payload)?;
         xdr::decode(payload).map_err(|error| Error::xdr(P::NAME, error))
     }
@@ -115,7 +125,7 @@ impl Client {
         };
         tokio::select! {
             subscription = subscriptions::subscribe(self, registration, queue_limit) => subscription,
-            () = sleep_until(deadline) => Err(timed_out(options, Progress::Sent)),
+            () = sleep_until(deadline) => Err(timed_out(&options, Progress::Sent)),
         }
     }
 
@@ -150,7 +160,9 @@ impl Client {
 }
 
 /// A whole call packet but for its serial.
-fn encode<P: Procedure>(args: &P::Args) -> Result<Encoded, Error> {
+///
+/// `args` is `P::Args`, or a view of the same fields that borrows them.
+pub(crate) fn encode<P: Procedure>(args: &impl Pack<Writer>) -> Result<Encoded, Error> {
     let mut bytes = Vec::with_capacity(256);
     bytes.extend_from_slice(&[0; PREFIX]);
     xdr::encode(args, &mut bytes).map_err(|source| Error::Encode {

@@ -6,6 +6,7 @@
 //! the very next packets; events that come before that reply are held until it is there.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasherDefault;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -16,7 +17,7 @@ use tracing::{debug, trace};
 use super::{Client, Shared, encode, finish};
 use crate::connection::Encoded;
 use crate::error::{EndCause, Error};
-use crate::inflight::{Slot, Waiter};
+use crate::inflight::{NumberHasher, Slot, Waiter};
 use crate::packet::{Header, MessageStatus};
 use crate::protocol::{Message, Procedure};
 use crate::queue::{EventQueue, Item};
@@ -121,7 +122,8 @@ pub(super) struct Subscriptions {
 #[derive(Default)]
 struct Registry {
     targets: HashMap<Key, Target>,
-    routes: HashMap<(u32, i32, i32), Arc<Fanout>>,
+    /// By program, procedure and callback id. Only ids of our own registrations are in it.
+    routes: HashMap<(u32, i32, i32), Arc<Fanout>, BuildHasherDefault<NumberHasher>>,
     /// Events of unknown ids, while a registration waits for its reply.
     held: VecDeque<(Header, i32, Bytes)>,
     held_lost: u64,
@@ -158,9 +160,13 @@ impl Fanout {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, payload: &Bytes) {
-        for (_, queue) in self.lock().iter() {
-            queue.push(payload.clone());
+    fn push(&self, payload: Bytes) {
+        let queues = self.lock();
+        if let Some(((_, last), others)) = queues.split_last() {
+            for (_, queue) in others {
+                queue.push(payload.clone());
+            }
+            last.push(payload);
         }
     }
 }
@@ -296,7 +302,7 @@ impl Subscriptions {
         if let Some(fanout) = registry.routes.get(&(header.program, header.procedure, id)) {
             let fanout = fanout.clone();
             drop(registry);
-            fanout.push(&payload);
+            fanout.push(payload);
         } else if registry.registering > 0 {
             if registry.held.len() >= MAX_HELD {
                 registry.held.pop_front();
@@ -354,7 +360,7 @@ impl Subscriptions {
                 registry.held.retain(|(header, id, payload)| {
                     let ours = (header.program, header.procedure, *id) == route;
                     if ours {
-                        target.fanout.push(payload);
+                        target.fanout.push(payload.clone());
                     }
                     !ours
                 });

@@ -37,6 +37,7 @@ impl Reader {
     /// # Errors
     ///
     /// Over `max` bytes, cut short, or not UTF-8.
+    #[inline]
     pub fn string(&mut self, max: usize) -> xdr_codec::Result<(ByteString, usize)> {
         let (bytes, read) = self.opaque(max)?;
         match ByteString::try_from(bytes) {
@@ -52,6 +53,7 @@ impl Reader {
     /// # Errors
     ///
     /// Over `max` bytes, or cut short.
+    #[inline]
     pub fn opaque(&mut self, max: usize) -> xdr_codec::Result<(Bytes, usize)> {
         let (length, word) = self.count(max, 1)?;
         let start = self.position;
@@ -67,6 +69,7 @@ impl Reader {
     /// # Errors
     ///
     /// Cut short.
+    #[inline]
     pub fn opaque_fixed<const N: usize>(&mut self) -> xdr_codec::Result<([u8; N], usize)> {
         let array = self.take::<N>()?;
         Ok((array, self.skip_padding(N)?))
@@ -77,6 +80,7 @@ impl Reader {
     /// # Errors
     ///
     /// More than `max` items, or more than the bytes that remain can hold.
+    #[inline]
     pub fn count(&mut self, max: usize, min_item: usize) -> xdr_codec::Result<(usize, usize)> {
         let length = self.word()? as usize;
         if length > max {
@@ -94,6 +98,7 @@ impl Reader {
     /// # Errors
     ///
     /// Cut short.
+    #[inline]
     pub fn present(&mut self) -> xdr_codec::Result<(bool, usize)> {
         Ok((self.word()? != 0, 4))
     }
@@ -172,10 +177,12 @@ impl Reader {
         }
     }
 
+    #[inline]
     fn word(&mut self) -> xdr_codec::Result<u32> {
         Ok(u32::from_be_bytes(self.take::<4>()?))
     }
 
+    #[inline]
     fn take<const N: usize>(&mut self) -> xdr_codec::Result<[u8; N]> {
         match self.bytes[self.position..].first_chunk::<N>() {
             Some(chunk) => {
@@ -186,6 +193,7 @@ impl Reader {
         }
     }
 
+    #[inline]
     fn advance(&mut self, length: usize) -> xdr_codec::Result<()> {
         if length > self.remaining() {
             return Err(self.cut_short(length));
@@ -195,17 +203,20 @@ impl Reader {
     }
 
     /// Skips the padding after `length` bytes and returns the bytes that both took.
+    #[inline]
     fn skip_padding(&mut self, length: usize) -> xdr_codec::Result<usize> {
         self.advance(padding(length))?;
         Ok(length + padding(length))
     }
 
+    #[cold]
     fn cut_short(&mut self, needed: usize) -> xdr_codec::Error {
         let left = self.remaining();
         self.fail(DecodeFault::CutShort { needed, left })
     }
 
     /// Notes the fault; the error type of xdr-codec itself cannot carry it.
+    #[cold]
     fn fail(&mut self, fault: DecodeFault) -> xdr_codec::Error {
         self.fault = Some(fault);
         io::Error::from(io::ErrorKind::InvalidData).into()

@@ -158,8 +158,8 @@ async fn a_refused_command_sends_nothing_and_harms_nothing() {
     let (monitor, mut daemon) = monitor(quiet()).await;
     // Shorter than the limit of any QMP text, and over what a libvirt string holds.
     let long = format!(r#"{{"execute":"x","arguments":"{}"}}"#, "y".repeat(4 << 20));
-    type Expected = fn(&Error) -> bool;
-    let cases: [(&str, Expected); 9] = [
+    type Is = fn(&Error) -> bool;
+    let cases: [(&str, Is); 9] = [
         ("", |error| {
             matches!(error, Error::Command(CommandError::NotAnObject { .. }))
         }),

@@ -8,12 +8,11 @@ use libvirt_qmp::protocol::remote::procedure::ConnectClose;
 use libvirt_qmp::{EndCause, Error, EventStream, Monitor};
 use tokio::time::{Instant, timeout};
 
+use super::end::cause_of;
 use super::support::mock::{
     DOMAIN, monitor, monitor_on, quiet, session, session_with_pipe, settle,
 };
 use super::{STATUS, run};
-
-use super::end::cause_of;
 #[tokio::test(start_paused = true)]
 async fn the_user_closes() {
     let (libvirt, mut daemon) = session(quiet()).await;

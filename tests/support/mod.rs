@@ -13,5 +13,6 @@ pub(crate) mod lab;
 pub(crate) mod mock;
 pub(crate) mod process;
 pub(crate) mod qemu;
+pub(crate) mod qmp_peer;
 pub(crate) mod scratch;
 pub(crate) mod script;

@@ -1,0 +1,434 @@
+//! One connection to a QMP server: its task, the handshake, and whose answer each message is. Imports connection, inflight,
+//! qmp, error and `events`.
+//!
+//! One task owns the socket. Every command carries an id made of a prefix that no earlier client had and a number, and
+//! replies are matched by it: QEMU still answers the commands of an earlier client to the present one. Events may come at any
+//! time, before the greeting even.
+
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf};
+use tokio::sync::{oneshot, watch};
+use tokio_util::codec::FramedRead;
+use tracing::{debug, trace};
+
+use super::super::finish;
+use super::events::{SocketEvents, Subscribers};
+use crate::config::Config;
+use crate::connection::{
+    CallOptions, Connection, Deadline, Encoded, Limits, deadline, sleep_until, timed_out,
+};
+use crate::error::{EndCause, Error, Phase};
+use crate::inflight::{Found, Progress, Waiter};
+use crate::qmp::{
+    CommandError, FrameDecoder, FrameError, Greeting, Kind, MAX_MESSAGE, Message, RawCommand,
+};
+
+/// QEMU queues so many commands before it stops reading (`QMP_REQ_QUEUE_LEN_MAX`).
+const MAX_IN_FLIGHT: usize = 8;
+
+/// QEMU reads a command byte by byte, at about 2.4 µs each: a call's deadline grows with its size.
+const PER_BYTE: Duration = Duration::from_micros(5);
+
+/// After so many messages the reader lets the other parts of the task, and other tasks, run.
+const MESSAGES_PER_TURN: u32 = 64;
+
+/// The first command on a connection.
+const CAPABILITIES: &[u8] = br#"{"execute":"qmp_capabilities"}"#;
+
+/// The serial of the first call on a connection, which negotiates capabilities.
+const NEGOTIATION: u32 = 0;
+
+/// A connection, during its handshake or after it. Dropping it ends the task and closes the socket.
+pub(super) struct Session {
+    shared: Arc<Shared>,
+}
+
+/// What the handles and the task share.
+struct Shared {
+    connection: Connection<Bytes, Infallible>,
+    ids: Arc<Ids>,
+    subscribers: Subscribers,
+    /// What became of the handshake.
+    handshake: OnceLock<Result<Greeting, Error>>,
+    /// Says when `handshake` is set.
+    settled: watch::Sender<bool>,
+}
+
+impl Session {
+    /// Starts the task over `io`, which begins with the handshake.
+    pub(super) fn start<T>(io: T, config: &Config, ids: Arc<Ids>) -> Arc<Self>
+    where
+        T: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let shared = Arc::new(Shared {
+            connection: Connection::new(config.max_in_flight.min(MAX_IN_FLIGHT)),
+            ids,
+            subscribers: Subscribers::new(config.event_queue),
+            handshake: OnceLock::new(),
+            settled: watch::Sender::new(false),
+        });
+        tokio::spawn(run(io, TaskEnd(shared.clone()), config.connect_timeout));
+        Arc::new(Session { shared })
+    }
+
+    /// The greeting, when the handshake is done.
+    pub(super) async fn ready(&self) -> Result<&Greeting, Error> {
+        let shared = &self.shared;
+        if shared.handshake.get().is_none() {
+            // The sender is in `shared`, so there is nothing to fail.
+            let _ = shared
+                .settled
+                .subscribe()
+                .wait_for(|settled| *settled)
+                .await;
+        }
+        match shared.handshake.get() {
+            Some(Ok(greeting)) => Ok(greeting),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(Error::Closed),
+        }
+    }
+
+    /// Sends a command and waits for its reply.
+    pub(super) async fn call(
+        &self,
+        call: Encoded,
+        timeout: Option<Duration>,
+    ) -> Result<Bytes, Error> {
+        let grace = PER_BYTE.saturating_mul(u32::try_from(call.bytes.len()).unwrap_or(u32::MAX));
+        let options = CallOptions {
+            phase: Phase::Reply,
+            deadline: deadline(timeout.map(|timeout| timeout.saturating_add(grace))),
+            limits: Limits::Connection,
+        };
+        self.shared.connection.send(call, &options).await
+    }
+
+    pub(super) fn subscribe(self: &Arc<Self>) -> SocketEvents {
+        SocketEvents::new(self.clone())
+    }
+
+    pub(super) fn subscribers(&self) -> &Subscribers {
+        &self.shared.subscribers
+    }
+
+    /// Ends the connection, and waits until everybody on it has been told.
+    pub(super) async fn close(&self) {
+        self.shared.connection.close();
+        self.shared.connection.closed().await;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shared.connection.close();
+    }
+}
+
+/// The error of a phase of connecting that got no answer.
+pub(super) fn silent(phase: Phase, deadline: Deadline) -> Error {
+    timed_out(
+        &CallOptions {
+            phase,
+            deadline,
+            limits: Limits::None,
+        },
+        Progress::Queued,
+    )
+}
+
+/// The task's own handle. When the task is dropped before it has run, by a runtime that shuts down, nothing else would tell
+/// those who wait.
+struct TaskEnd(Arc<Shared>);
+
+impl Drop for TaskEnd {
+    fn drop(&mut self) {
+        self.0
+            .connection
+            .finish(EndCause::RuntimeGone, |cause| self.0.end(cause));
+    }
+}
+
+async fn run<T>(io: T, task: TaskEnd, connect_timeout: Option<Duration>)
+where
+    T: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let shared = &*task.0;
+    let (read, write) = tokio::io::split(io);
+    let (greeted, greeting) = oneshot::channel();
+    let read_loop = read_messages(read, shared, greeted);
+    let handshake = async {
+        let result = shared.handshake(greeting, deadline(connect_timeout)).await;
+        let failed = result.is_err();
+        shared.settle(result);
+        if failed {
+            return EndCause::UserClosed;
+        }
+        pending().await
+    };
+    shared
+        .connection
+        .drive(read_loop, write, handshake, |cause| shared.end(cause))
+        .await;
+}
+
+impl Shared {
+    /// Waits for the greeting, then negotiates capabilities.
+    async fn handshake(
+        &self,
+        greeting: oneshot::Receiver<Greeting>,
+        deadline: Deadline,
+    ) -> Result<Greeting, Error> {
+        let greeting = tokio::select! {
+            biased;
+            Ok(greeting) = greeting => greeting,
+            () = sleep_until(deadline) => return Err(silent(Phase::Greeting, deadline)),
+        };
+        let Greeting {
+            version,
+            capabilities,
+        } = &greeting;
+        debug!(target: "libvirt_qmp::qmp", %version, ?capabilities, "greeted");
+        let command = RawCommand::parse(CAPABILITIES)?;
+        let options = CallOptions {
+            phase: Phase::Negotiation,
+            deadline,
+            limits: Limits::None,
+        };
+        let call = self.ids.encode(&command)?;
+        let reply = self.connection.send(call, &options).await;
+        finish(reply.map_err(not_executed)?, None, CAPABILITIES)?;
+        Ok(greeting)
+    }
+
+    fn settle(&self, result: Result<Greeting, Error>) {
+        // What came first stands.
+        let _ = self.handshake.set(result);
+        self.settled.send_replace(true);
+    }
+
+    fn end(&self, cause: &Arc<EndCause>) {
+        if self.handshake.get().is_none() {
+            self.settle(Err(match **cause {
+                EndCause::UserClosed => Error::Closed,
+                _ => Error::disconnected(cause.clone(), false),
+            }));
+        }
+        self.subscribers.end(cause);
+    }
+
+    fn reply(&self, message: Bytes, serial: Option<u32>) {
+        let Some(serial) = serial else {
+            debug!(target: "libvirt_qmp::qmp", "ignored: a reply to somebody else's command");
+            return;
+        };
+        match self.connection.calls.complete(serial, (0, 0)) {
+            Found::Waiter(waiter) => answer(waiter, message),
+            _ => debug!(target: "libvirt_qmp::qmp", serial, "late reply discarded"),
+        }
+    }
+
+    /// An error that names no command is the answer to the one that QEMU has read first.
+    fn error_without_id(&self, message: Bytes) {
+        match self.connection.calls.complete_oldest() {
+            Some(waiter) => answer(waiter, message),
+            None => {
+                debug!(target: "libvirt_qmp::qmp", "ignored: an error without id, and no command is waiting")
+            }
+        }
+    }
+}
+
+/// The handshake's errors reach callers whose command was not sent.
+fn not_executed(error: Error) -> Error {
+    match error {
+        Error::Timeout { phase, after, .. } => Error::Timeout {
+            phase,
+            after,
+            maybe_executed: false,
+        },
+        Error::Disconnected { cause, .. } => Error::disconnected(cause, false),
+        other => other,
+    }
+}
+
+fn answer(waiter: Waiter<Bytes, Infallible>, message: Bytes) {
+    match waiter {
+        // A caller that went away in this moment needs no answer.
+        Waiter::Caller(sender) => drop(sender.send(Ok(message))),
+        Waiter::Hook(never) => match never {},
+    }
+}
+
+/// The loop that reads messages and brings each to whom it is for.
+async fn read_messages<T: AsyncRead>(
+    read: ReadHalf<T>,
+    shared: &Shared,
+    greeted: oneshot::Sender<Greeting>,
+) -> EndCause {
+    let mut messages = FramedRead::new(read, FrameDecoder::new(MAX_MESSAGE));
+    let mut greeted = Some(greeted);
+    let mut negotiated = false;
+    let mut turn = 0;
+    loop {
+        let bytes = match poll_fn(|cx| Pin::new(&mut messages).poll_next(cx)).await {
+            Some(Ok(bytes)) => bytes,
+            Some(Err(FrameError::Io(error))) => return EndCause::Io(Arc::new(error)),
+            Some(Err(error)) => return EndCause::Protocol(error.to_string()),
+            None => return EndCause::PeerClosed,
+        };
+        let message = match Message::parse(&bytes) {
+            Ok(message) => message,
+            Err(error) => return EndCause::Protocol(format!("the peer sent broken JSON: {error}")),
+        };
+        let kind = message.kind();
+        trace!(target: "libvirt_qmp::qmp", ?kind, bytes = bytes.len(), "received");
+        match kind {
+            Kind::Event => shared.subscribers.push(&bytes),
+            // Before that it answers an earlier client: our one command so far is no syntax error.
+            Kind::Error if message.id().is_none() && negotiated => shared.error_without_id(bytes),
+            Kind::Return | Kind::Error => {
+                let serial = shared.ids.serial(&message);
+                negotiated |= serial == Some(NEGOTIATION);
+                shared.reply(bytes, serial);
+            }
+            Kind::Greeting => {
+                if let Some(greeted) = greeted.take() {
+                    match Greeting::parse(&bytes) {
+                        // Nobody waits for it where connecting was given up.
+                        Ok(greeting) => drop(greeted.send(greeting)),
+                        Err(error) => {
+                            return EndCause::Protocol(format!("not a greeting of QEMU: {error}"));
+                        }
+                    }
+                }
+            }
+            Kind::Unknown => {
+                debug!(target: "libvirt_qmp::qmp", "ignored: a message of unknown kind")
+            }
+        }
+        turn += 1;
+        if turn >= MESSAGES_PER_TURN {
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// The ids of a connection's commands: strings of a prefix that no other client of the socket has, and a number.
+pub(super) struct Ids {
+    prefix: String,
+}
+
+impl Ids {
+    /// Numbers start here, so that all of them have ten digits and a command can be encoded before its number is known.
+    const FIRST_NUMBER: u64 = 1_000_000_000;
+    const DIGITS: usize = 10;
+    /// Where the number stands in an encoded command: `{"id":"` and the prefix come before it.
+    const NUMBER_START: usize = br#"{"id":""#.len() + "q0123456789abcdef-".len();
+
+    pub(super) fn new() -> Self {
+        // The keys of std's hasher are random.
+        let random = RandomState::new().build_hasher().finish();
+        Ids {
+            prefix: format!("q{random:016x}-"),
+        }
+    }
+
+    /// The command with our id, first in the object so that its number is always in the same place.
+    ///
+    /// # Errors
+    ///
+    /// Where it is longer than a server takes.
+    pub(super) fn encode(&self, command: &RawCommand<'_>) -> Result<Encoded, CommandError> {
+        let mut bytes = Vec::with_capacity(128);
+        command.with_id(&format!("{}{}", self.prefix, Ids::FIRST_NUMBER), &mut bytes);
+        if bytes.len() > MAX_MESSAGE {
+            return Err(CommandError::TooLong {
+                length: bytes.len(),
+                limit: MAX_MESSAGE,
+            });
+        }
+        Ok(Encoded {
+            bytes,
+            stamp: Ids::stamp,
+            procedure: (0, 0),
+        })
+    }
+
+    fn stamp(bytes: &mut [u8], serial: u32) {
+        let mut number = Ids::FIRST_NUMBER + u64::from(serial);
+        let place = Ids::NUMBER_START..Ids::NUMBER_START + Ids::DIGITS;
+        if let Some(digits) = bytes.get_mut(place) {
+            for digit in digits.iter_mut().rev() {
+                *digit = b"0123456789"[(number % 10) as usize];
+                number /= 10;
+            }
+        }
+    }
+
+    /// The serial of the command that `message` answers, if it is one of ours.
+    fn serial(&self, message: &Message<'_>) -> Option<u32> {
+        let number = message.id_number(&self.prefix)?;
+        u32::try_from(number.checked_sub(Ids::FIRST_NUMBER)?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_serial_comes_back_from_the_id_it_was_put_in() {
+        let ids = Ids::new();
+        let command = RawCommand::parse(br#"{"execute":"stop","id":7}"#).unwrap();
+        for serial in [0, 1, 9, 4_000_000_000, u32::MAX] {
+            let Encoded {
+                mut bytes, stamp, ..
+            } = ids.encode(&command).unwrap();
+            let length = bytes.len();
+            stamp(&mut bytes, serial);
+            assert_eq!(bytes.len(), length);
+            let sent: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(sent["execute"], "stop");
+            let reply = format!(r#"{{"return": {{}}, "id": {}}}"#, sent["id"]);
+            let message = Message::parse(reply.as_bytes()).unwrap();
+            assert_eq!(ids.serial(&message), Some(serial));
+            assert_eq!(Ids::new().serial(&message), None);
+        }
+    }
+
+    #[test]
+    fn numbers_that_no_serial_makes_are_not_ours() {
+        let ids = Ids::new();
+        for number in ["0", "999999999", "5294967296", "18446744073709551615"] {
+            let reply = format!(r#"{{"return": {{}}, "id": "{}{number}"}}"#, ids.prefix);
+            let message = Message::parse(reply.as_bytes()).unwrap();
+            assert_eq!(ids.serial(&message), None, "{number}");
+        }
+    }
+
+    #[test]
+    fn the_limit_counts_what_is_sent() {
+        let ids = Ids::new();
+        let command = |length: usize| {
+            let text = format!(r#"{{"execute":"{}"}}"#, "x".repeat(length));
+            let command = RawCommand::parse(text.as_bytes()).unwrap();
+            ids.encode(&command).map(|call| call.bytes.len())
+        };
+        let overhead = command(0).unwrap();
+        assert_eq!(command(MAX_MESSAGE - overhead).unwrap(), MAX_MESSAGE);
+        assert!(matches!(
+            command(MAX_MESSAGE - overhead + 1),
+            Err(CommandError::TooLong { length, .. }) if length == MAX_MESSAGE + 1
+        ));
+    }
+}

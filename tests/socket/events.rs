@@ -1,0 +1,223 @@
+//! Event streams: what they hold, in which order, and what becomes of a slow reader.
+
+use std::sync::Arc;
+
+use futures_util::{FutureExt, StreamExt};
+use libvirt_qmp::{Config, Error, Monitor, SocketMonitor, Timestamp};
+
+use crate::support::qmp_peer::{QmpPeer, event};
+use crate::{STATUS, names, run};
+
+async fn connected(config: Config) -> (Arc<SocketMonitor>, QmpPeer) {
+    let (monitor, peer) = QmpPeer::connected(config).await;
+    (Arc::new(monitor), peer)
+}
+
+/// The monitor has read all that was said when it has the answer to this.
+async fn catch_up(monitor: &Arc<SocketMonitor>, peer: &mut QmpPeer) {
+    let call = run(monitor, STATUS);
+    let command = peer.receive().await;
+    peer.reply(&command, "{}").await;
+    call.await.unwrap().unwrap();
+}
+
+/// P21: a command's events come before its reply, so who subscribes after the reply must not miss them. That is for the
+/// first stream; a later one starts with what comes after it was made.
+#[tokio::test(start_paused = true)]
+async fn the_first_stream_starts_with_what_came_before_it() {
+    let (monitor, mut peer) = connected(Config::new()).await;
+    peer.event("A").await;
+    peer.event("B").await;
+    catch_up(&monitor, &mut peer).await;
+    let mut first = monitor.events().await.unwrap();
+    let mut second = monitor.events().await.unwrap();
+    peer.event("C").await;
+    assert_eq!(names(&mut first, 3).await, ["A", "B", "C"]);
+    assert_eq!(names(&mut second, 1).await, ["C"]);
+    drop(first);
+    let mut third = monitor.events().await.unwrap();
+    peer.event("D").await;
+    assert_eq!(names(&mut second, 1).await, ["D"]);
+    assert_eq!(names(&mut third, 1).await, ["D"]);
+    assert!(third.next().now_or_never().is_none());
+}
+
+/// P22, P23, D5: qapi-rs ended the connection at an event it did not know, or at a time of -1; order is that of arrival.
+#[tokio::test(start_paused = true)]
+async fn events_come_as_they_are_known_or_not() {
+    let (monitor, mut peer) = connected(Config::new()).await;
+    let mut events = monitor.events().await.unwrap();
+    for said in [
+        r#"{"timestamp": {"seconds": 9, "microseconds": 999999}, "event": "TELEPATHY", "data": {"n": 18446744073709551615}}"#,
+        r#"{"event": "STOP", "timestamp": {"seconds": -1, "microseconds": -1}}"#,
+        r#"{"data": {"return": 1, "id": "z", "error": {}}, "event": "STOP", "new": []}"#,
+    ] {
+        peer.send(said).await;
+    }
+    let first = events.next().await.unwrap().unwrap();
+    assert_eq!(first.name, "TELEPATHY");
+    assert_eq!(first.data.unwrap().get(), r#"{"n": 18446744073709551615}"#);
+    assert_eq!(
+        first.timestamp,
+        Timestamp {
+            seconds: 9,
+            microseconds: 999_999
+        }
+    );
+    assert!(first.domain.is_none());
+    let second = events.next().await.unwrap().unwrap();
+    assert_eq!(second.timestamp, Timestamp::UNKNOWN);
+    assert!(second.data.is_none());
+    let third = events.next().await.unwrap().unwrap();
+    assert_eq!(
+        third.data.unwrap().get(),
+        r#"{"return": 1, "id": "z", "error": {}}"#
+    );
+    catch_up(&monitor, &mut peer).await;
+}
+
+/// One event that makes no sense costs that event and nothing else.
+#[tokio::test(start_paused = true)]
+async fn an_event_that_cannot_be_decoded_takes_its_place_and_the_stream_goes_on() {
+    let (monitor, mut peer) = connected(Config::new()).await;
+    let mut events = monitor.events().await.unwrap();
+    for said in [
+        &event("A"),
+        r#"{"event": 5}"#,
+        r#"{"event": null, "timestamp": {"seconds": 1, "microseconds": 2}}"#,
+        &event("C"),
+    ] {
+        peer.send(said).await;
+    }
+    assert_eq!(names(&mut events, 1).await, ["A"]);
+    for _ in 0..2 {
+        let error = events.next().await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::Decode { .. }), "{error:?}");
+    }
+    assert_eq!(names(&mut events, 1).await, ["C"]);
+    catch_up(&monitor, &mut peer).await;
+}
+
+/// D1: in go-qemu a reader of events that stopped blocked every reply. Here what it misses is counted, to the event.
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_blocks_nobody_and_is_told_its_losses() {
+    let (monitor, mut peer) = connected(Config::new().event_queue(10)).await;
+    let mut slow = monitor.events().await.unwrap();
+    let mut quick = monitor.events().await.unwrap();
+    let mut seen = 0;
+    for round in 0..100 {
+        for n in 0..10 {
+            peer.event(&format!("E{}", round * 10 + n)).await;
+        }
+        // Replies come through all the while.
+        catch_up(&monitor, &mut peer).await;
+        for name in names(&mut quick, 10).await {
+            assert_eq!(name, format!("E{seen}"));
+            seen += 1;
+        }
+    }
+    match slow.next().await.unwrap() {
+        Err(Error::EventsLost(lost)) => assert_eq!(lost, 990),
+        other => panic!("{other:?}"),
+    }
+    let last: Vec<_> = (990..1000).map(|n| format!("E{n}")).collect();
+    assert_eq!(names(&mut slow, 10).await, last);
+    assert!(slow.next().now_or_never().is_none());
+}
+
+/// The events kept for a first stream that never comes are bounded too, in number and in bytes.
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_for_the_first_stream_is_bounded() {
+    let (monitor, mut peer) = connected(Config::new().event_queue(3)).await;
+    for n in 0..20 {
+        peer.event(&format!("E{n}")).await;
+    }
+    catch_up(&monitor, &mut peer).await;
+    let mut events = monitor.events().await.unwrap();
+    assert!(matches!(
+        events.next().await,
+        Some(Err(Error::EventsLost(17)))
+    ));
+    assert_eq!(names(&mut events, 3).await, ["E17", "E18", "E19"]);
+
+    let (monitor, mut peer) = connected(Config::new()).await;
+    let large = "x".repeat(20 << 20);
+    for n in 0..5 {
+        peer.send(&format!(
+            r#"{{"event": "L{n}", "data": {{"x": "{large}"}}}}"#
+        ))
+        .await;
+    }
+    catch_up(&monitor, &mut peer).await;
+    let mut events = monitor.events().await.unwrap();
+    // Three times 20 MiB fit into 64 MiB.
+    assert!(matches!(
+        events.next().await,
+        Some(Err(Error::EventsLost(2)))
+    ));
+    assert_eq!(names(&mut events, 3).await, ["L2", "L3", "L4"]);
+}
+
+/// A stream that is dropped takes nothing from the others, in the middle of a flood.
+#[tokio::test(start_paused = true)]
+async fn streams_come_and_go_during_a_flood() {
+    let (monitor, mut peer) = connected(Config::new().event_queue(100_000)).await;
+    let mut all = monitor.events().await.unwrap();
+    let flood = async {
+        for n in 0..10_000 {
+            peer.event(&format!("E{n}")).await;
+        }
+    };
+    let mut rounds = 0;
+    let churn = async {
+        loop {
+            let mut stream = monitor.events().await.unwrap();
+            let name = names(&mut stream, 1).await.remove(0);
+            assert!(name.starts_with('E'));
+            rounds += 1;
+        }
+    };
+    tokio::select! {
+        () = flood => {}
+        () = churn => {}
+    }
+    assert!(rounds > 50, "{rounds}");
+    let expected: Vec<_> = (0..10_000).map(|n| format!("E{n}")).collect();
+    assert_eq!(names(&mut all, 10_000).await, expected);
+    catch_up(&monitor, &mut peer).await;
+}
+
+/// A reader of events may use the monitor.
+#[tokio::test(start_paused = true)]
+async fn a_command_may_be_run_from_within_the_event_loop() {
+    let (monitor, mut peer) = connected(Config::new()).await;
+    let mut events = monitor.events().await.unwrap();
+    let client = async {
+        for _ in 0..10 {
+            let event = events.next().await.unwrap().unwrap();
+            let command = format!(r#"{{"execute":"on-{}"}}"#, event.name);
+            monitor.run(command.as_bytes()).await.unwrap();
+        }
+    };
+    let server = async {
+        for n in 0..10 {
+            peer.event(&format!("E{n}")).await;
+            let command = peer.expect(&format!("on-E{n}")).await;
+            peer.reply(&command, "{}").await;
+        }
+    };
+    tokio::join!(client, server);
+}
+
+/// A stream keeps the connection open; the last handle to go closes it.
+#[tokio::test(start_paused = true)]
+async fn a_stream_keeps_the_connection_open() {
+    let (monitor, mut peer) = connected(Config::new()).await;
+    let mut events = monitor.events().await.unwrap();
+    drop(monitor);
+    peer.event("A").await;
+    assert_eq!(names(&mut events, 1).await, ["A"]);
+    peer.expect_silence().await;
+    drop(events);
+    peer.expect_end().await;
+}
