@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use libvirt_qmp::protocol::remote::procedure::ConnectClose;
 use libvirt_qmp::{EndCause, Error, EventStream, Monitor};
 use tokio::time::{Instant, timeout};
@@ -12,7 +11,7 @@ use super::end::cause_of;
 use super::support::mock::{
     DOMAIN, monitor, monitor_on, quiet, session, session_with_pipe, settle,
 };
-use super::{STATUS, run};
+use super::{STATUS, item, run};
 #[tokio::test(start_paused = true)]
 async fn the_user_closes() {
     let (libvirt, mut daemon) = session(quiet()).await;
@@ -28,7 +27,7 @@ async fn the_user_closes() {
     assert!(Arc::ptr_eq(&its, &cause));
     assert!(maybe_executed);
     assert!(
-        events.unwrap().next().await.is_none(),
+        item(&mut events.unwrap()).await.is_none(),
         "the stream just ends"
     );
     libvirt.close().await.unwrap();
@@ -45,7 +44,7 @@ async fn the_end_of_the_connection_answers_the_close_as_well() {
     };
     tokio::join!(libvirt.close(), serve).0.unwrap();
     assert!(matches!(*libvirt.closed().await, EndCause::UserClosed));
-    assert!(events.unwrap().next().await.is_none());
+    assert!(item(&mut events.unwrap()).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,8 +110,8 @@ async fn disconnecting_a_monitor_of_its_own_closes_the_session() {
         "{error:?}"
     );
     // What came before is still to be had.
-    assert_eq!(events.next().await.unwrap().unwrap().name, "STOP");
-    assert!(events.next().await.is_none());
+    assert_eq!(item(&mut events).await.unwrap().unwrap().name, "STOP");
+    assert!(item(&mut events).await.is_none());
     monitor.disconnect().await.unwrap();
     assert!(matches!(monitor.events().await, Err(Error::Closed)));
     assert!(matches!(
@@ -130,9 +129,9 @@ async fn disconnecting_a_monitor_of_a_shared_session_ends_its_streams_only() {
     let mut mine = mine.unwrap();
     let mut others: EventStream = same.events().await.unwrap();
     one.disconnect().await.unwrap();
-    assert!(mine.next().await.is_none());
+    assert!(item(&mut mine).await.is_none());
     daemon.event(0, "STOP", None).await;
-    assert_eq!(others.next().await.unwrap().unwrap().name, "STOP");
+    assert_eq!(item(&mut others).await.unwrap().unwrap().name, "STOP");
     drop(mine);
     assert!(daemon.sent_by_now().await.is_empty());
     drop(others);
@@ -167,7 +166,7 @@ async fn the_last_handle_closes_the_connection() {
     drop(clone);
     // The stream still wants its events.
     daemon.event(1, "STOP", None).await;
-    assert_eq!(events.next().await.unwrap().unwrap().name, "STOP");
+    assert_eq!(item(&mut events).await.unwrap().unwrap().name, "STOP");
     let since = Instant::now();
     drop(events);
     loop {

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::support::mock::{
     DOMAIN, MockDaemon, encoded, monitor, monitor_on, pair, quiet, session, settle,
 };
-use super::{STATUS, run};
+use super::{STATUS, item, run};
 
 pub(crate) fn cause_of(error: Error) -> (Arc<EndCause>, bool) {
     match error {
@@ -83,10 +83,10 @@ async fn all_see_one_cause(end: impl AsyncFnOnce(MockDaemon)) -> Arc<EndCause> {
     assert!(Arc::ptr_eq(&its, &cause), "{its:?}");
     for stream in [first, second, third] {
         let mut stream = stream.unwrap();
-        let (its, maybe_executed) = cause_of(stream.next().await.unwrap().unwrap_err());
+        let (its, maybe_executed) = cause_of(item(&mut stream).await.unwrap().unwrap_err());
         assert!(Arc::ptr_eq(&its, &cause), "{its:?}");
         assert!(!maybe_executed);
-        assert!(stream.next().await.is_none());
+        assert!(item(&mut stream).await.is_none());
     }
     // Whoever comes later learns it too, at once.
     for error in [
