@@ -94,8 +94,8 @@ impl Config {
         self
     }
 
-    /// How many events may wait in one event stream; at least 1. When more come, the oldest are dropped and the stream
-    /// says how many: [`Error::EventsLost`](crate::Error::EventsLost).
+    /// How many events may wait in one event stream; at least 1, and no more than 64 MiB of them in any case. When more
+    /// come, the oldest are dropped and the stream says how many: [`Error::EventsLost`](crate::Error::EventsLost).
     pub fn event_queue(mut self, events: usize) -> Self {
         self.event_queue = events.max(1);
         self

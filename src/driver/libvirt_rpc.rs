@@ -127,7 +127,6 @@ impl LibvirtRpc {
         let user_id = command.user_id();
         let (libvirt, domain) = self.ready().await?;
         let call = encode(&command, domain)?;
-        drop(command);
         let reply = libvirt.run_monitor_command(call, &self.turn).await?;
         finish(reply, user_id, text)
     }

@@ -270,7 +270,8 @@ pub(crate) struct RawCommand<'a> {
     text: &'a [u8],
     /// Whether there are blanks in it that can go.
     spaced: bool,
-    name: Cow<'a, str>,
+    /// The command's name as JSON text, a string.
+    name: &'a [u8],
     oob: bool,
     /// Offsets in `text`.
     id: Option<Field>,
@@ -301,7 +302,10 @@ impl<'a> RawCommand<'a> {
             (Some(_), Some(_)) => return Err(CommandError::TwoNames),
             (None, None) => return Err(CommandError::NoName),
         };
-        let name = json::string(&text[name.value]).ok_or(CommandError::NameNotString { member })?;
+        let name = &text[name.value];
+        if !name.starts_with(b"\"") {
+            return Err(CommandError::NameNotString { member });
+        }
         let begin = outline.span.start;
         let id = id.map(|id| Field {
             value: id.value.start - begin..id.value.end - begin,
@@ -320,8 +324,8 @@ impl<'a> RawCommand<'a> {
     }
 
     /// The command's name.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
+    pub(crate) fn name(&self) -> Cow<'a, str> {
+        json::string(self.name).unwrap_or_default()
     }
 
     /// Whether it is to be executed out of band.
@@ -379,7 +383,7 @@ fn check_tokens(text: &[u8], id: Option<&Field>) -> Result<(), CommandError> {
 impl fmt::Debug for RawCommand<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RawCommand")
-            .field("name", &self.name)
+            .field("name", &self.name())
             .field("oob", &self.oob)
             .field("length", &self.text.len())
             .finish_non_exhaustive()

@@ -1,9 +1,15 @@
 //! Event streams: what they hold, in which order, and what becomes of a slow reader.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
-use libvirt_qmp::{Config, Error, Monitor, SocketMonitor, Timestamp};
+use libvirt_qmp::{Config, Error, Monitor, Phase, SocketMonitor, Timestamp};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::support::qmp_peer::{QmpPeer, event};
 use crate::{STATUS, names, run};
@@ -220,4 +226,87 @@ async fn a_stream_keeps_the_connection_open() {
     peer.expect_silence().await;
     drop(events);
     peer.expect_end().await;
+}
+
+/// A stream that always has more to read, and never lets anybody else run of its own accord.
+struct Flood {
+    message: &'static [u8],
+    /// Its end tells that the stream was closed.
+    _open: oneshot::Sender<()>,
+}
+
+impl AsyncRead for Flood {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        while buffer.remaining() >= self.message.len() {
+            buffer.put_slice(self.message);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Flood {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// An endless flood of messages of any kind keeps no deadline from passing and no connection from being closed.
+#[test]
+fn a_flood_lets_others_run() {
+    for said in [
+        &br#"{"event": "STOP"}"#[..],
+        br#"{"return": {}, "id": "z"}"#,
+        br#"{"error": {"class": "X", "desc": ""}}"#,
+        b"{}",
+    ] {
+        // Two threads, so that a task that never rests is found out, and not waited for.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let outcome = runtime.block_on(async {
+            let config = Config::new().connect_timeout(Some(Duration::from_millis(20)));
+            let (_open, closed) = oneshot::channel();
+            let flood = Flood {
+                message: said,
+                _open,
+            };
+            let monitor = SocketMonitor::with_config(flood, config);
+            timeout(Duration::from_secs(20), async {
+                let outcome = monitor.connect().await;
+                closed.await.unwrap_err();
+                outcome
+            })
+            .await
+        });
+        runtime.shutdown_background();
+        let error = outcome.expect("the end of the connection").unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::Timeout {
+                    phase: Phase::Greeting,
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+    }
 }

@@ -169,3 +169,19 @@ impl Drop for SocketEvents {
         self.leave();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_that_waits_does_not_keep_the_read_buffer() {
+        let buffer = Bytes::from(vec![b' '; 1 << 20]);
+        let subscribers = Subscribers::new(2);
+        let later = subscribers.add();
+        subscribers.push(&buffer.slice(..100));
+        subscribers.end(&Arc::new(EndCause::PeerClosed));
+        assert!(buffer.is_unique());
+        drop(later);
+    }
+}

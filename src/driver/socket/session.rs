@@ -9,13 +9,13 @@ use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio_util::codec::FramedRead;
 use tracing::{debug, trace};
 
@@ -23,7 +23,7 @@ use super::super::finish;
 use super::events::{SocketEvents, Subscribers};
 use crate::config::Config;
 use crate::connection::{
-    CallOptions, Connection, Deadline, Encoded, Limits, deadline, sleep_until, timed_out,
+    CallOptions, Connection, Deadline, Encoded, Limits, OnDrop, deadline, sleep_until, timed_out,
 };
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::{Found, Progress, Waiter};
@@ -34,21 +34,30 @@ use crate::qmp::{
 /// QEMU queues so many commands before it stops reading (`QMP_REQ_QUEUE_LEN_MAX`).
 const MAX_IN_FLIGHT: usize = 8;
 
-/// QEMU reads a command byte by byte, at about 2.4 µs each: a call's deadline grows with its size.
-const PER_BYTE: Duration = Duration::from_micros(5);
+/// QEMU reads a command byte by byte, at about 2.4 µs each where the machine is idle: a call's deadline grows with its size.
+const PER_BYTE: Duration = Duration::from_micros(20);
 
 /// After so many messages the reader lets the other parts of the task, and other tasks, run.
 const MESSAGES_PER_TURN: u32 = 64;
 
-/// The first command on a connection.
 const CAPABILITIES: &[u8] = br#"{"execute":"qmp_capabilities"}"#;
 
 /// The serial of the first call on a connection, which negotiates capabilities.
 const NEGOTIATION: u32 = 0;
 
-/// A connection, during its handshake or after it. Dropping it ends the task and closes the socket.
+/// A connection after its handshake. Dropping it ends the task and closes the socket.
 pub(super) struct Session {
-    shared: Arc<Shared>,
+    closer: Closer,
+    greeting: Greeting,
+}
+
+/// Ends the task when it goes.
+struct Closer(Arc<Shared>);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.0.connection.close();
+    }
 }
 
 /// What the handles and the task share.
@@ -56,15 +65,11 @@ struct Shared {
     connection: Connection<Bytes, Infallible>,
     ids: Arc<Ids>,
     subscribers: Subscribers,
-    /// What became of the handshake.
-    handshake: OnceLock<Result<Greeting, Error>>,
-    /// Says when `handshake` is set.
-    settled: watch::Sender<bool>,
 }
 
 impl Session {
-    /// Starts the task over `io`, which begins with the handshake.
-    pub(super) fn start<T>(io: T, config: &Config, ids: Arc<Ids>) -> Arc<Self>
+    /// Starts the task over `io` and does the handshake: greeting, then capabilities.
+    pub(super) async fn open<T>(io: T, config: Config, ids: Arc<Ids>) -> Result<Arc<Self>, Error>
     where
         T: AsyncRead + AsyncWrite + Send + 'static,
     {
@@ -72,29 +77,28 @@ impl Session {
             connection: Connection::new(config.max_in_flight.min(MAX_IN_FLIGHT)),
             ids,
             subscribers: Subscribers::new(config.event_queue),
-            handshake: OnceLock::new(),
-            settled: watch::Sender::new(false),
         });
-        tokio::spawn(run(io, TaskEnd(shared.clone()), config.connect_timeout));
-        Arc::new(Session { shared })
+        let (greeted, greeting) = oneshot::channel();
+        let gone = OnDrop({
+            let shared = shared.clone();
+            move || {
+                let tell = |cause: &Arc<EndCause>| shared.subscribers.end(cause);
+                shared.connection.finish(EndCause::RuntimeGone, tell);
+            }
+        });
+        let run = run(io, shared.clone(), greeted);
+        tokio::spawn(async move {
+            let _gone = gone;
+            run.await;
+        });
+        let closer = Closer(shared);
+        let deadline = deadline(config.connect_timeout);
+        let greeting = closer.0.handshake(greeting, deadline).await?;
+        Ok(Arc::new(Session { closer, greeting }))
     }
 
-    /// The greeting, when the handshake is done.
-    pub(super) async fn ready(&self) -> Result<&Greeting, Error> {
-        let shared = &self.shared;
-        if shared.handshake.get().is_none() {
-            // The sender is in `shared`, so there is nothing to fail.
-            let _ = shared
-                .settled
-                .subscribe()
-                .wait_for(|settled| *settled)
-                .await;
-        }
-        match shared.handshake.get() {
-            Some(Ok(greeting)) => Ok(greeting),
-            Some(Err(error)) => Err(error.clone()),
-            None => Err(Error::Closed),
-        }
+    pub(super) fn greeting(&self) -> &Greeting {
+        &self.greeting
     }
 
     /// Sends a command and waits for its reply.
@@ -109,7 +113,7 @@ impl Session {
             deadline: deadline(timeout.map(|timeout| timeout.saturating_add(grace))),
             limits: Limits::Connection,
         };
-        self.shared.connection.send(call, &options).await
+        self.closer.0.connection.send(call, &options).await
     }
 
     pub(super) fn subscribe(self: &Arc<Self>) -> SocketEvents {
@@ -117,19 +121,14 @@ impl Session {
     }
 
     pub(super) fn subscribers(&self) -> &Subscribers {
-        &self.shared.subscribers
+        &self.closer.0.subscribers
     }
 
     /// Ends the connection, and waits until everybody on it has been told.
     pub(super) async fn close(&self) {
-        self.shared.connection.close();
-        self.shared.connection.closed().await;
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.shared.connection.close();
+        let connection = &self.closer.0.connection;
+        connection.close();
+        connection.closed().await;
     }
 }
 
@@ -145,38 +144,17 @@ pub(super) fn silent(phase: Phase, deadline: Deadline) -> Error {
     )
 }
 
-/// The task's own handle. When the task is dropped before it has run, by a runtime that shuts down, nothing else would tell
-/// those who wait.
-struct TaskEnd(Arc<Shared>);
-
-impl Drop for TaskEnd {
-    fn drop(&mut self) {
-        self.0
-            .connection
-            .finish(EndCause::RuntimeGone, |cause| self.0.end(cause));
-    }
-}
-
-async fn run<T>(io: T, task: TaskEnd, connect_timeout: Option<Duration>)
+async fn run<T>(io: T, shared: Arc<Shared>, greeted: oneshot::Sender<Greeting>)
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let shared = &*task.0;
+    let shared = &*shared;
     let (read, write) = tokio::io::split(io);
-    let (greeted, greeting) = oneshot::channel();
     let read_loop = read_messages(read, shared, greeted);
-    let handshake = async {
-        let result = shared.handshake(greeting, deadline(connect_timeout)).await;
-        let failed = result.is_err();
-        shared.settle(result);
-        if failed {
-            return EndCause::UserClosed;
-        }
-        pending().await
-    };
+    let tell = |cause: &Arc<EndCause>| shared.subscribers.end(cause);
     shared
         .connection
-        .drive(read_loop, write, handshake, |cause| shared.end(cause))
+        .drive(read_loop, write, pending(), tell)
         .await;
 }
 
@@ -187,9 +165,11 @@ impl Shared {
         greeting: oneshot::Receiver<Greeting>,
         deadline: Deadline,
     ) -> Result<Greeting, Error> {
+        let connection = &self.connection;
         let greeting = tokio::select! {
             biased;
             Ok(greeting) = greeting => greeting,
+            cause = connection.closed() => return Err(Error::disconnected(cause, false)),
             () = sleep_until(deadline) => return Err(silent(Phase::Greeting, deadline)),
         };
         let Greeting {
@@ -197,32 +177,15 @@ impl Shared {
             capabilities,
         } = &greeting;
         debug!(target: "libvirt_qmp::qmp", %version, ?capabilities, "greeted");
-        let command = RawCommand::parse(CAPABILITIES)?;
         let options = CallOptions {
             phase: Phase::Negotiation,
             deadline,
             limits: Limits::None,
         };
-        let call = self.ids.encode(&command)?;
-        let reply = self.connection.send(call, &options).await;
+        let call = self.ids.encode(&RawCommand::parse(CAPABILITIES)?)?;
+        let reply = connection.send(call, &options).await;
         finish(reply.map_err(not_executed)?, None, CAPABILITIES)?;
         Ok(greeting)
-    }
-
-    fn settle(&self, result: Result<Greeting, Error>) {
-        // What came first stands.
-        let _ = self.handshake.set(result);
-        self.settled.send_replace(true);
-    }
-
-    fn end(&self, cause: &Arc<EndCause>) {
-        if self.handshake.get().is_none() {
-            self.settle(Err(match **cause {
-                EndCause::UserClosed => Error::Closed,
-                _ => Error::disconnected(cause.clone(), false),
-            }));
-        }
-        self.subscribers.end(cause);
     }
 
     fn reply(&self, message: Bytes, serial: Option<u32>) {
