@@ -12,7 +12,7 @@ use super::support::mock::{
     self, DOMAIN, MockDaemon, bytes_of, domain, encoded, error, event, monitor, monitor_on, quiet,
     session, settle,
 };
-use super::{STATUS, run};
+use super::{STATUS, item, run};
 
 fn subscribe(monitor: &Arc<LibvirtRpc>) -> JoinHandle<Result<EventStream, Error>> {
     let monitor = monitor.clone();
@@ -27,7 +27,7 @@ async fn subscribed(callback_id: i32) -> (Arc<LibvirtRpc>, MockDaemon, EventStre
 }
 
 async fn next(events: &mut EventStream) -> Event {
-    events.next().await.expect("the stream goes on").unwrap()
+    item(events).await.expect("the stream goes on").unwrap()
 }
 
 /// Asserts that nothing waits in `events`.
@@ -179,7 +179,7 @@ async fn an_event_that_does_not_decode_is_an_error_in_its_place() {
         .await;
     daemon.event(3, "GOOD", None).await;
     for _ in 0..3 {
-        match events.next().await.unwrap().unwrap_err() {
+        match item(&mut events).await.unwrap().unwrap_err() {
             Error::Decode { what, .. } => assert_eq!(what, "QEMU_PROC_DOMAIN_MONITOR_EVENT"),
             other => panic!("{other:?}"),
         }
@@ -347,7 +347,7 @@ async fn what_goes_on_inside_the_event_loop_may_call_the_monitor() {
         let monitor = monitor.clone();
         async move {
             let mut replies = 0;
-            while let Some(Ok(event)) = events.next().await {
+            while let Some(Ok(event)) = item(&mut events).await {
                 if event.name == "SHUTDOWN" {
                     break;
                 }

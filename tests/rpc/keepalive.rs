@@ -9,7 +9,7 @@ use libvirt_qmp::{Config, EndCause, Error, Libvirt, Monitor};
 use tokio::time::Instant;
 
 use super::support::mock::{
-    DOMAIN, MockDaemon, bytes_of, monitor, monitor_on, pair, pair_with_pipe, quiet, session,
+    DOMAIN, MockDaemon, bytes_of, monitor, monitor_on, pair, pair_with_pipe, quiet, session, settle,
 };
 use super::{STATUS, run};
 
@@ -54,10 +54,12 @@ async fn a_pong_goes_before_queued_calls() {
     let (libvirt, _) = tokio::join!(Libvirt::open(conn, config), daemon.handshake());
     let monitor = Arc::new(monitor_on(&libvirt.unwrap(), &mut daemon, DOMAIN).await);
     let running: Vec<_> = (0..3).map(|_| run(&monitor, STATUS)).collect();
-    super::support::mock::settle().await;
-    daemon.ping().await;
+    settle().await;
     let more = run(&monitor, STATUS);
-    // The calls that were drained together are being written; the pong is next, the last call after it.
+    settle().await;
+    daemon.ping().await;
+    settle().await;
+    // The calls that were drained together are being written; the pong is next, the call that waits comes after it.
     for _ in 0..3 {
         daemon.command().await;
     }

@@ -12,6 +12,7 @@ mod support;
 
 mod calls;
 mod cancel;
+mod close;
 mod connect;
 mod end;
 mod events;
@@ -24,7 +25,9 @@ mod timeouts;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use libvirt_qmp::{Error, LibvirtRpc, Monitor};
+use futures_util::StreamExt;
+use libvirt_qmp::{Error, Event, EventStream, LibvirtRpc, Monitor};
+use support::mock::PATIENCE;
 use tokio::task::JoinHandle;
 
 const STATUS: &str = r#"{"execute":"query-status"}"#;
@@ -33,4 +36,10 @@ const STATUS: &str = r#"{"execute":"query-status"}"#;
 fn run(monitor: &Arc<LibvirtRpc>, command: impl Into<String>) -> JoinHandle<Result<Bytes, Error>> {
     let (monitor, command) = (monitor.clone(), command.into());
     tokio::spawn(async move { monitor.run(command.as_bytes()).await })
+}
+
+/// The next item of a stream, which must not keep the test waiting.
+async fn item(events: &mut EventStream) -> Option<Result<Event, Error>> {
+    let next = tokio::time::timeout(PATIENCE, events.next()).await;
+    next.expect("the stream says something")
 }

@@ -11,7 +11,7 @@ use libvirt_qmp::{Error, EventStream, Monitor};
 use super::support::mock::{
     DOMAIN, MockDaemon, bytes_of, domain, event, monitor, monitor_on, quiet, session, settle,
 };
-use super::{STATUS, run};
+use super::{STATUS, item, run};
 
 /// Sends `count` events of `callback_id`, numbered from `first` in their data.
 async fn storm(daemon: &mut MockDaemon, callback_id: i32, first: usize, count: usize) {
@@ -32,7 +32,7 @@ async fn storm(daemon: &mut MockDaemon, callback_id: i32, first: usize, count: u
 async fn take(events: &mut EventStream, last: usize) -> (usize, usize) {
     let (mut lost, mut received, mut next) = (0, 0, 0);
     loop {
-        match events.next().await.expect("the stream goes on") {
+        match item(events).await.expect("the stream goes on") {
             Ok(event) => {
                 let number: usize = event.data.unwrap().get().parse().unwrap();
                 assert_eq!(number, next, "after {lost} lost");
@@ -100,7 +100,7 @@ async fn gaps_are_reported_where_they_are() {
         sent += burst;
         settle().await;
         for _ in 0..taken {
-            found.push(match events.next().await.unwrap() {
+            found.push(match item(&mut events).await.unwrap() {
                 Ok(event) => event.data.unwrap().get().to_owned(),
                 Err(Error::EventsLost(number)) => format!("lost {number}"),
                 Err(other) => panic!("{other:?}"),

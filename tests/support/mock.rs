@@ -35,7 +35,7 @@ use xdr_codec::{Pack, Unpack};
 
 /// How long the daemon waits for the client before it fails the test. On a paused clock that is no time at all; it is
 /// longer than every default deadline of the client.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The pipe between client and daemon, unless a test wants another.
 const PIPE: usize = 256 * 1024;

@@ -15,3 +15,4 @@ pub(crate) mod process;
 pub(crate) mod qemu;
 pub(crate) mod qmp_peer;
 pub(crate) mod scratch;
+pub(crate) mod script;
