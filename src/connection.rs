@@ -217,7 +217,9 @@ impl<R, H> Connection<R, H> {
             self.calls.next_batch(&mut out);
             if out.is_empty() {
                 self.calls.work.notified().await;
-                let_others_queue().await;
+                // Their calls then leave in the same write. A runtime with several threads would run this task right after
+                // the first one that woke it.
+                let_others_run().await;
                 continue;
             }
             trace!(target: "libvirt_qmp::connection", bytes = out.len(), "sending");
@@ -279,10 +281,9 @@ impl Encoded {
     }
 }
 
-/// Lets callers that are ready to run queue their calls, so that they leave in one write: a runtime with several threads
-/// runs a task right after the one that woke it, and each write would carry a single call. This is not
-/// `tokio::task::yield_now`, which asks the system for events first.
-async fn let_others_queue() {
+/// Lets other tasks that are ready run first, and the other loops of this one. Unlike `tokio::task::yield_now` it does not
+/// ask the system for events on the way.
+pub(crate) async fn let_others_run() {
     let mut yielded = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut yielded, true) {

@@ -100,7 +100,7 @@ impl Header {
     }
 
     /// Reads a header behind its length word.
-    fn read(prefix: &[u8; PREFIX]) -> Self {
+    pub(crate) fn read(prefix: &[u8; PREFIX]) -> Self {
         let word = |index: usize| {
             let at = index * 4;
             u32::from_be_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]])

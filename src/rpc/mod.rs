@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
+use tracing::trace;
 use xdr_codec::Pack;
 
 use crate::config::Config;
@@ -186,10 +187,13 @@ pub(crate) fn encode<P: Procedure>(args: &impl Pack<Writer>) -> Result<Encoded, 
     })
 }
 
-/// Puts the serial into an encoded call: the sixth word.
+/// Puts the serial into an encoded call: the sixth word. The call leaves now, so this is where it is traced.
 fn stamp(bytes: &mut [u8], serial: u32) {
     if let Some(word) = bytes.get_mut(20..24) {
         word.copy_from_slice(&serial.to_be_bytes());
+    }
+    if let Some(prefix) = bytes.first_chunk() {
+        trace!(target: "libvirt_qmp::rpc", header = %Header::read(prefix), bytes = bytes.len() - PREFIX, "sending");
     }
 }
 

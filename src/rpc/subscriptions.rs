@@ -23,8 +23,12 @@ use crate::protocol::{Message, Procedure};
 use crate::queue::{EventQueue, Item};
 use crate::xdr::{self, DecodeError};
 
-/// Events held at most while registrations wait for their reply.
+/// Events held at most while registrations wait for their reply, and bytes of them.
 const MAX_HELD: usize = 4096;
+const MAX_HELD_BYTES: usize = 64 << 20;
+
+/// What tells an event's registration: program, procedure and callback id.
+type Route = (u32, i32, i32);
 
 /// What to register for, and how.
 pub(crate) struct Registration {
@@ -123,13 +127,48 @@ pub(super) struct Subscriptions {
 struct Registry {
     targets: HashMap<Key, Target>,
     /// By program, procedure and callback id. Only ids of our own registrations are in it.
-    routes: HashMap<(u32, i32, i32), Arc<Fanout>, BuildHasherDefault<NumberHasher>>,
-    /// Events of unknown ids, while a registration waits for its reply.
-    held: VecDeque<(Header, i32, Bytes)>,
-    held_lost: u64,
+    routes: HashMap<Route, Arc<Fanout>, BuildHasherDefault<NumberHasher>>,
+    held: Held,
     registering: usize,
     next_subscriber: u64,
     end: Option<Arc<EndCause>>,
+}
+
+/// Events of unknown ids, while a registration waits for its reply.
+#[derive(Default)]
+struct Held {
+    events: VecDeque<(Route, Bytes)>,
+    bytes: usize,
+    lost: u64,
+}
+
+impl Held {
+    /// Holds a copy of an event, which keeps no read buffer; the oldest go if there is no room.
+    fn push(&mut self, route: Route, payload: &Bytes) {
+        let is_full = |held: &Held| {
+            held.events.len() >= MAX_HELD || held.bytes + payload.len() > MAX_HELD_BYTES
+        };
+        while is_full(self) {
+            let Some((_, oldest)) = self.events.pop_front() else {
+                break;
+            };
+            self.bytes -= oldest.len();
+            self.lost += 1;
+        }
+        self.bytes += payload.len();
+        self.events
+            .push_back((route, Bytes::copy_from_slice(payload)));
+    }
+
+    /// Takes out the events of one registration, in order.
+    fn take(&mut self, route: Route) -> Vec<Bytes> {
+        let (ours, others) = std::mem::take(&mut self.events)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|(of, _)| *of == route);
+        self.events = others;
+        self.bytes = self.events.iter().map(|(_, payload)| payload.len()).sum();
+        ours.into_iter().map(|(_, payload)| payload).collect()
+    }
 }
 
 struct Target {
@@ -298,17 +337,14 @@ impl Subscriptions {
             debug!(target: "libvirt_qmp::event", %header, "ignored: too short for a callback id");
             return;
         };
+        let route = (header.program, header.procedure, id);
         let mut registry = self.lock();
-        if let Some(fanout) = registry.routes.get(&(header.program, header.procedure, id)) {
+        if let Some(fanout) = registry.routes.get(&route) {
             let fanout = fanout.clone();
             drop(registry);
             fanout.push(payload);
         } else if registry.registering > 0 {
-            if registry.held.len() >= MAX_HELD {
-                registry.held.pop_front();
-                registry.held_lost += 1;
-            }
-            registry.held.push_back((header, id, payload));
+            registry.held.push(route, &payload);
         } else {
             trace!(target: "libvirt_qmp::event", %header, callback_id = id, "ignored: nobody asked for it");
         }
@@ -350,20 +386,15 @@ impl Subscriptions {
                 let route = (hook.key.program, hook.key.message, callback_id);
                 registry.routes.insert(route, target.fanout.clone());
                 target.phase.send_replace(Phase::Active { callback_id });
-                if registry.held_lost > 0 {
-                    target
-                        .fanout
-                        .lock()
+                if registry.held.lost > 0 {
+                    let queues = target.fanout.lock();
+                    queues
                         .iter()
-                        .for_each(|(_, queue)| queue.lose(registry.held_lost));
+                        .for_each(|(_, queue)| queue.lose(registry.held.lost));
                 }
-                registry.held.retain(|(header, id, payload)| {
-                    let ours = (header.program, header.procedure, *id) == route;
-                    if ours {
-                        target.fanout.push(payload.clone());
-                    }
-                    !ours
-                });
+                for payload in registry.held.take(route) {
+                    target.fanout.push(payload);
+                }
                 if target.fanout.lock().is_empty() {
                     registry.deregister(shared, &hook.key, callback_id);
                 }
@@ -375,8 +406,7 @@ impl Subscriptions {
             }
         }
         if registry.registering == 0 {
-            registry.held = VecDeque::new();
-            registry.held_lost = 0;
+            registry.held = Held::default();
         }
     }
 
@@ -403,7 +433,7 @@ impl Subscriptions {
         let mut registry = self.lock();
         registry.end = Some(cause.clone());
         registry.routes.clear();
-        registry.held.clear();
+        registry.held = Held::default();
         for (_, target) in registry.targets.drain() {
             for (_, queue) in target.fanout.lock().iter() {
                 queue.end(cause.clone());
@@ -435,5 +465,35 @@ impl Registry {
             // The connection has ended: the daemon has forgotten everything anyway.
             self.targets.remove(key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_events_are_bounded_in_number_and_in_bytes() {
+        let mut held = Held::default();
+        for number in 0..MAX_HELD + 3 {
+            held.push((1, 2, 3), &Bytes::from(number.to_be_bytes().to_vec()));
+        }
+        assert_eq!((held.events.len(), held.lost), (MAX_HELD, 3));
+        let large = Bytes::from(vec![0; MAX_HELD_BYTES / 2]);
+        (0..3).for_each(|_| held.push((1, 2, 4), &large));
+        assert_eq!(held.events.len(), 2);
+        assert!(held.bytes <= MAX_HELD_BYTES);
+    }
+
+    #[test]
+    fn held_events_go_to_their_own_registration_in_order() {
+        let mut held = Held::default();
+        let (ours, other) = ((1, 2, 3), (1, 2, 4));
+        for (route, text) in [(ours, "a"), (other, "x"), (ours, "b")] {
+            held.push(route, &Bytes::from(text));
+        }
+        assert_eq!(held.take(ours), ["a", "b"]);
+        assert_eq!((held.events.len(), held.bytes), (1, 1));
+        assert_eq!(held.take(other), ["x"]);
     }
 }

@@ -19,6 +19,7 @@ use tracing::{debug, trace};
 
 use super::{Shared, xdr};
 use crate::config::Keepalive;
+use crate::connection::let_others_run;
 use crate::error::EndCause;
 use crate::inflight::{Found, Waiter};
 use crate::packet::{FrameError, Header, MessageStatus, MessageType, Packet, PacketCodec};
@@ -26,9 +27,12 @@ use crate::protocol::keepalive::procedure::{Ping, Pong};
 use crate::protocol::remote::procedure::ConnectEventConnectionClosed;
 use crate::protocol::{Message, keepalive};
 
-/// After so many packets the reader lets others run: the event streams, which on a runtime of one thread could not
-/// otherwise keep up with a full read buffer, and the other loops of its task, which a peer that floods would starve.
-const PACKETS_PER_TURN: u32 = 64;
+/// After so many packets the reader lets others run, for a peer that floods would starve the other loops of its task.
+const PACKETS_PER_TURN: u32 = 256;
+
+/// An event counts as so many packets: on a runtime of one thread the event streams could not otherwise keep up with a
+/// full read buffer.
+const EVENT_WEIGHT: u32 = 4;
 
 /// Runs the connection until it ends.
 pub(super) async fn run<T>(io: T, shared: Arc<Shared>, keepalive: Option<Keepalive>)
@@ -55,7 +59,7 @@ async fn read_packets<T: AsyncRead>(
     heard: &AtomicBool,
 ) -> EndCause {
     let mut packets = FramedRead::new(read, PacketCodec);
-    let mut packets_read = 0;
+    let mut turn = 0;
     loop {
         let packet = match poll_fn(|cx| Pin::new(&mut packets).poll_next(cx)).await {
             Some(Ok(packet)) => packet,
@@ -79,6 +83,7 @@ async fn read_packets<T: AsyncRead>(
                 }
             }
             MessageType::MESSAGE => {
+                turn += EVENT_WEIGHT - 1;
                 if let Err(cause) = take_message(shared, packet) {
                     return cause;
                 }
@@ -87,10 +92,10 @@ async fn read_packets<T: AsyncRead>(
                 debug!(target: "libvirt_qmp::rpc", header = %packet.header, "ignored: no such stream, or an unknown type")
             }
         }
-        packets_read += 1;
-        if packets_read >= PACKETS_PER_TURN {
-            packets_read = 0;
-            tokio::task::yield_now().await;
+        turn += 1;
+        if turn >= PACKETS_PER_TURN {
+            turn = 0;
+            let_others_run().await;
         }
     }
 }
@@ -149,6 +154,7 @@ fn take_message(shared: &Shared, packet: Packet) -> Result<(), EndCause> {
     let Packet { header, payload } = packet;
     match (header.program, header.procedure) {
         (keepalive::PROGRAM, Ping::NUMBER) => {
+            trace!(target: "libvirt_qmp::rpc", "pong");
             let pong = Header::keepalive(Pong::NUMBER).prefix(0);
             shared.connection.calls.submit_urgent(pong.to_vec());
         }

@@ -23,7 +23,8 @@ use super::super::finish;
 use super::events::{SocketEvents, Subscribers};
 use crate::config::Config;
 use crate::connection::{
-    CallOptions, Connection, Deadline, Encoded, Limits, OnDrop, deadline, sleep_until, timed_out,
+    CallOptions, Connection, Deadline, Encoded, Limits, OnDrop, deadline, let_others_run,
+    sleep_until, timed_out,
 };
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::{Found, Progress, Waiter};
@@ -281,7 +282,7 @@ async fn read_messages<T: AsyncRead>(
         turn += 1;
         if turn >= MESSAGES_PER_TURN {
             turn = 0;
-            tokio::task::yield_now().await;
+            let_others_run().await;
         }
     }
 }
@@ -328,6 +329,7 @@ impl Ids {
     }
 
     fn stamp(bytes: &mut [u8], serial: u32) {
+        trace!(target: "libvirt_qmp::qmp", serial, bytes = bytes.len(), "sending");
         let mut number = Ids::FIRST_NUMBER + u64::from(serial);
         let place = Ids::NUMBER_START..Ids::NUMBER_START + Ids::DIGITS;
         if let Some(digits) = bytes.get_mut(place) {
