@@ -90,8 +90,8 @@ impl LibvirtRpc {
         }
     }
 
-    /// The session and the domain, made ready where this is the first use.
-    async fn ready(&self) -> Result<(&Libvirt, &NonnullDomain), Error> {
+    /// The session and the domain, where both are known.
+    fn ready_now(&self) -> Result<Option<(&Libvirt, &NonnullDomain)>, Error> {
         if self.disconnected.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
@@ -99,14 +99,14 @@ impl LibvirtRpc {
             Session::Own(link, _) => link.opened(),
             Session::Shared(libvirt) => Some(libvirt),
         };
-        match (libvirt, self.domain.get()) {
-            (Some(libvirt), Some(domain)) => Ok((libvirt, domain)),
-            // Boxed, for it is rare and large, and every command's future would have room for it.
-            _ => Box::pin(self.make_ready()).await,
-        }
+        Ok(libvirt.zip(self.domain.get()))
     }
 
+    /// The session and the domain, made ready where this is the first use.
     async fn make_ready(&self) -> Result<(&Libvirt, &NonnullDomain), Error> {
+        if let Some(ready) = self.ready_now()? {
+            return Ok(ready);
+        }
         let libvirt = match &self.session {
             Session::Own(link, config) => {
                 link.session(|stream| Libvirt::open(stream, (**config).clone()))
@@ -122,17 +122,22 @@ impl LibvirtRpc {
     }
 
     async fn run_command(&self, text: &[u8]) -> Result<Bytes, Error> {
-        let command = RawCommand::parse(text)?;
-        check(&command)?;
-        let user_id = command.user_id();
-        let (libvirt, domain) = self.ready().await?;
-        let call = encode(&command, domain)?;
+        if self.ready_now()?.is_none() {
+            // What cannot be sent is refused before anything is.
+            check(&RawCommand::parse(text)?)?;
+            // Boxed, for it is rare and large, and every command's future would have room for it.
+            Box::pin(self.make_ready()).await?;
+        }
+        let Some((libvirt, domain)) = self.ready_now()? else {
+            return Err(Error::Closed);
+        };
+        let (call, user_id) = encode(text, domain)?;
         let reply = libvirt.run_monitor_command(call, &self.turn).await?;
         finish(reply, user_id, text)
     }
 
     async fn subscribe(&self) -> Result<EventStream, Error> {
-        let (libvirt, domain) = self.ready().await?;
+        let (libvirt, domain) = self.make_ready().await?;
         let events = libvirt.monitor_events(domain).await?;
         if let Some(queue) = events.queue() {
             let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,13 +172,21 @@ impl LibvirtRpc {
     }
 }
 
-/// Checks a command for libvirt, and encodes it for `domain` without its id, which libvirt would refuse.
-fn encode(command: &RawCommand<'_>, domain: &NonnullDomain) -> Result<Encoded, Error> {
+/// Checks a command for libvirt, and encodes it for `domain` without its id, which libvirt would refuse. Gives the id too.
+fn encode<'a>(
+    text: &'a [u8],
+    domain: &NonnullDomain,
+) -> Result<(Encoded, Option<&'a [u8]>), Error> {
+    let command = RawCommand::parse(text)?;
+    check(&command)?;
     let text = command.without_id();
     let text = std::str::from_utf8(&text).map_err(|error| CommandError::NotUtf8 {
         offset: error.valid_up_to(),
     })?;
-    Libvirt::encode_monitor_command(domain, text)
+    Ok((
+        Libvirt::encode_monitor_command(domain, text)?,
+        command.user_id(),
+    ))
 }
 
 /// Refuses what cannot be sent, whoever the domain is.
@@ -198,7 +211,7 @@ impl Libvirt {
 
 impl Monitor for LibvirtRpc {
     fn connect(&self) -> MonitorFuture<'_, ()> {
-        Box::pin(async { self.ready().await.map(|_| ()) })
+        Box::pin(async { self.make_ready().await.map(|_| ()) })
     }
 
     fn disconnect(&self) -> MonitorFuture<'_, ()> {
