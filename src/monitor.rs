@@ -33,8 +33,8 @@ pub trait Monitor: Send + Sync {
     /// Dropping the future only stops waiting: connecting goes on, within its own deadline, for the next who asks.
     fn connect(&self) -> MonitorFuture<'_, ()>;
 
-    /// Disconnects. Commands in flight fail and event streams end; what is called afterwards fails with
-    /// [`Error::Closed`]. Repeated calls do nothing. Never waits long, even where the peer is silent.
+    /// Disconnects. Event streams end, and what is called afterwards fails with [`Error::Closed`]. Commands in flight fail
+    /// with the connection; where others share it, it stays, and they are answered. Repeated calls do nothing. Never waits long, even where the peer is silent.
     ///
     /// # Errors
     ///

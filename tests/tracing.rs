@@ -1,0 +1,133 @@
+//! What the crate says through `tracing`: what each packet was, under the documented targets, and never what was in it.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper that cannot do its work fails the test that called it"
+)]
+
+use std::fmt::{Debug, Write};
+use std::sync::{Arc, Mutex};
+
+use libvirt_qmp::replay::{Fixture, Replay};
+use libvirt_qmp::{Config, LibvirtRpc, Monitor, SocketMonitor};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Metadata, Subscriber};
+
+/// Keeps every line that the crate says.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        write!(self.0, " {field}={value:?}").unwrap();
+    }
+}
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("libvirt_qmp")
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut line = Line(event.metadata().target().to_owned());
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line.0);
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+impl Lines {
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    #[track_caller]
+    fn assert_said(&self, target: &str, what: &str) {
+        let said = |line: &String| line.starts_with(target) && line.contains(what);
+        assert!(
+            self.all().iter().any(said),
+            "{target}: {what}: {:#?}",
+            self.all()
+        );
+    }
+}
+
+#[tokio::test]
+async fn packets_are_named_both_ways_and_their_contents_are_not_shown() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let text = include_str!("../fixtures/events.fixture");
+    let (conn, served) = Replay::new(text.parse::<Fixture>().unwrap()).connect();
+    let config = Config::new().uri("qemu:///session");
+    let monitor = LibvirtRpc::with_config("stage-lb-1", conn, config);
+    let events = monitor.events().await.unwrap();
+    for command in ["stop", "cont", "system_reset"] {
+        let command = format!(r#"{{"execute":"{command}"}}"#);
+        monitor.run(command.as_bytes()).await.unwrap();
+    }
+    drop(events);
+    monitor.disconnect().await.unwrap();
+    served.await.unwrap().unwrap();
+
+    let rpc = "libvirt_qmp::rpc";
+    for what in [
+        "sending header=REMOTE_PROC_AUTH_LIST VIR_NET_CALL serial 0 VIR_NET_OK bytes=0",
+        "received header=REMOTE_PROC_AUTH_LIST VIR_NET_REPLY serial 0 VIR_NET_OK bytes=8",
+        "sending header=QEMU_PROC_DOMAIN_MONITOR_COMMAND VIR_NET_CALL",
+        "received header=QEMU_PROC_DOMAIN_MONITOR_EVENT VIR_NET_MESSAGE serial 1",
+    ] {
+        lines.assert_said(rpc, what);
+    }
+    lines.assert_said(
+        "libvirt_qmp::connection",
+        "connection ended cause=closed by its user",
+    );
+    for content in ["system_reset", "guest", "stage-lb-1"] {
+        assert!(
+            !lines.all().iter().any(|line| line.contains(content)),
+            "{content}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn secrets_are_neither_traced_nor_in_debug_output() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (conn, mut qemu) = tokio::io::duplex(4096);
+    tokio::spawn(async move {
+        let greeting = br#"{"QMP":{"version":{"qemu":{"major":7,"minor":2,"micro":22},"package":""},"capabilities":[]}}"#;
+        qemu.write_all(greeting).await.unwrap();
+        let mut buffer = vec![0; 4096];
+        for _ in 0..2 {
+            let length = qemu.read(&mut buffer).await.unwrap();
+            let command: serde_json::Value = serde_json::from_slice(&buffer[..length]).unwrap();
+            let reply = format!(
+                r#"{{"return":{{"echo":"hunter2"}},"id":{}}}"#,
+                command["id"]
+            );
+            qemu.write_all(reply.as_bytes()).await.unwrap();
+        }
+    });
+    let monitor = SocketMonitor::new(conn);
+    let command = libvirt_qmp::Command::new("set_password")
+        .arg("protocol", "vnc")
+        .arg("password", "hunter2");
+    monitor.run(&command.to_json().unwrap()).await.unwrap();
+    lines.assert_said("libvirt_qmp::qmp", "sending serial=1");
+    lines.assert_said("libvirt_qmp::qmp", "received kind=Return");
+    let shown = format!("{:?} {command:?} {monitor:?}", lines.all());
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(shown.contains("set_password"), "{shown}");
+}
