@@ -253,6 +253,8 @@ impl fmt::Display for LibvirtError {
 impl std::error::Error for LibvirtError {}
 
 impl LibvirtError {
+    /// `VIR_ERR_INTERNAL_ERROR`.
+    pub const INTERNAL_ERROR: i32 = 1;
     /// `VIR_ERR_NO_SUPPORT`.
     pub const NO_SUPPORT: i32 = 3;
     /// `VIR_ERR_OPERATION_DENIED`: the connection is read-only.
@@ -276,6 +278,8 @@ impl LibvirtError {
     /// `VIR_ERR_ACCESS_DENIED`: access control refused it.
     pub const ACCESS_DENIED: i32 = 88;
 
+    /// `VIR_FROM_QEMU`.
+    const FROM_QEMU: i32 = 10;
     /// `VIR_FROM_REMOTE`.
     const FROM_REMOTE: i32 = 13;
     /// `VIR_FROM_RPC`.
@@ -403,8 +407,13 @@ impl Error {
                 *maybe_executed
             }
             Error::Decode { .. } => true,
-            // QEMU went away while libvirt waited for its answer, or libvirt gave up waiting.
-            Error::Libvirt(error) => error.code == LibvirtError::SYSTEM_ERROR,
+            // QEMU went away while libvirt waited for its answer. Which of the two libvirt says depends on what it
+            // notices first, the reset of the monitor's socket or its end.
+            Error::Libvirt(error) => match error.code {
+                LibvirtError::SYSTEM_ERROR => true,
+                LibvirtError::INTERNAL_ERROR => error.domain == LibvirtError::FROM_QEMU,
+                _ => false,
+            },
             _ => false,
         }
     }
