@@ -104,7 +104,7 @@ fn metadata() -> Value {
         .find_map(|line| line.strip_prefix("host: "))
         .expect("cargo -vV names the host");
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    let mut arguments = vec!["metadata", "--format-version=1", "--locked", "--offline"];
+    let mut arguments = vec!["metadata", "--format-version=1", "--locked"];
     arguments.extend(["--filter-platform", host, "--manifest-path", manifest]);
     if cfg!(feature = "cli") {
         arguments.extend(["--features", "cli"]);
