@@ -15,9 +15,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use libvirt_qmp::packet::{
-    Header, MAX_LENGTH, MessageStatus, MessageType, PREFIX, Packet, PacketCodec,
+    FrameError, Header, MAX_LENGTH, MessageStatus, MessageType, PREFIX, Packet, PacketCodec,
 };
-use libvirt_qmp::protocol::qemu::{DomainMonitorCommandArgs, DomainMonitorEventMsg};
+use libvirt_qmp::protocol::qemu::{
+    DomainMonitorCommandArgs, DomainMonitorCommandRet, DomainMonitorEventMsg,
+};
 use libvirt_qmp::protocol::remote::{
     AuthListRet, AuthSaslStartRet, AuthType, ConnectListAllDomainsRet, ConnectOpenArgs,
     DomainGetInfoRet, NonnullDomain,
@@ -124,6 +126,45 @@ fn a_session_cut_anywhere_ends() {
                     "{path:?} {cut}: {error:?}"
                 );
             }
+        }
+    }
+}
+
+/// The sessions above are cut at every offset but inside the longest packet, where they take samples. At the decoders no
+/// offset is left out: a packet cut short is an error that says so.
+#[test]
+fn every_packet_of_every_recording_cut_at_every_offset_is_an_error() {
+    for (path, script) in fixtures() {
+        let (mut source, mut cut_packets) = (BytesMut::from(&script.bytes[..]), 0);
+        while let Some(length) = source.first_chunk::<4>() {
+            let length = u32::from_be_bytes(*length) as usize;
+            let rest = source.split_off(length);
+            let packet = source.clone();
+            for cut in (1..length).rev() {
+                source.truncate(cut);
+                assert!(
+                    matches!(
+                        PacketCodec.decode_eof(&mut source),
+                        Err(FrameError::CutShort { got, .. }) if got == cut
+                    ),
+                    "{}: {cut} of {length}",
+                    path.display()
+                );
+            }
+            check_cut_reply(packet.freeze().slice(PREFIX..));
+            cut_packets += 1;
+            source = rest;
+        }
+        assert!(cut_packets > 3, "{}", path.display());
+    }
+}
+
+/// A payload that is one string, as the reply to a monitor command is, decodes whole and at no cut.
+fn check_cut_reply(payload: Bytes) {
+    if xdr::decode::<DomainMonitorCommandRet>(payload.clone()).is_ok() {
+        let text = u32::from_be_bytes(*payload.first_chunk::<4>().unwrap()) as usize;
+        for cut in cuts(4 + text) {
+            xdr::decode::<DomainMonitorCommandRet>(payload.slice(..cut)).unwrap_err();
         }
     }
 }
