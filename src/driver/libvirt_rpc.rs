@@ -61,6 +61,9 @@ enum Session {
 
 impl LibvirtRpc {
     /// A monitor for `domain` (a name, or a UUID) over `conn`, a connected stream to libvirtd. Nothing is sent yet.
+    ///
+    /// Call `set_nodelay(true)` on a TCP stream before: a small call must not wait for the acknowledgement of the one before
+    /// it.
     pub fn new<T>(domain: impl Into<DomainKey>, conn: T) -> Self
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
