@@ -1,5 +1,6 @@
 //! The monitor of a domain through libvirtd, over libvirt's own RPC.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -127,7 +128,7 @@ impl LibvirtRpc {
     async fn run_command(&self, text: &[u8]) -> Result<Bytes, Error> {
         if self.ready_now()?.is_none() {
             // What cannot be sent is refused before anything is.
-            check(&RawCommand::parse(text)?)?;
+            checked_text(&RawCommand::parse(text)?)?;
             // Boxed, for it is rare and large, and every command's future would have room for it.
             Box::pin(self.make_ready()).await?;
         }
@@ -175,31 +176,30 @@ impl LibvirtRpc {
     }
 }
 
-/// Checks a command for libvirt, and encodes it for `domain` without its id, which libvirt would refuse. Gives the id too.
+/// Checks a command and encodes it for `domain`. Gives the user's id too, which libvirt would refuse.
 fn encode<'a>(
     text: &'a [u8],
     domain: &NonnullDomain,
 ) -> Result<(Encoded, Option<&'a [u8]>), Error> {
     let command = RawCommand::parse(text)?;
-    check(&command)?;
-    let text = command.without_id();
+    let text = checked_text(&command)?;
+    // It was checked when it was parsed, but not for the compiler.
     let text = std::str::from_utf8(&text).map_err(|error| CommandError::NotUtf8 {
         offset: error.valid_up_to(),
     })?;
-    Ok((
-        Libvirt::encode_monitor_command(domain, text)?,
-        command.user_id(),
-    ))
+    let call = Libvirt::encode_monitor_command(domain, text)?;
+    Ok((call, command.user_id()))
 }
 
-/// Refuses what cannot be sent, whoever the domain is.
-fn check(command: &RawCommand<'_>) -> Result<(), Error> {
+/// The command without its id, as libvirt takes it. Refuses what cannot be sent, whoever the domain is.
+fn checked_text<'a>(command: &RawCommand<'a>) -> Result<Cow<'a, [u8]>, Error> {
     refuse_oob(command)?;
-    let (length, limit) = (command.without_id().len(), STRING_MAX as usize);
+    let text = command.without_id();
+    let (length, limit) = (text.len(), STRING_MAX as usize);
     if length > limit {
         return Err(CommandError::TooLong { length, limit }.into());
     }
-    Ok(())
+    Ok(text)
 }
 
 impl Libvirt {
