@@ -87,8 +87,8 @@ impl Config {
         self
     }
 
-    /// How long connecting may take as a whole: authentication, opening, and looking the domain up; for a QMP socket the
-    /// greeting and the negotiation of capabilities. `None` waits for ever.
+    /// How long connecting may take: authentication and opening together, and then looking the domain up; for a QMP socket
+    /// the greeting and the negotiation of capabilities together. `None` waits for ever.
     pub fn connect_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.connect_timeout = timeout;
         self

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, trace};
 
@@ -248,9 +249,21 @@ impl<R, H> Connection<R, H> {
     }
 }
 
-/// Runs its function when dropped. Moved into a task it runs at the end of the task, also of one that a runtime which
-/// shuts down drops half-way, or before it ever ran.
-pub(crate) struct OnDrop<F: FnMut()>(pub(crate) F);
+/// Spawns `task`, and runs `at_end` when it is over, also where a runtime that shuts down drops it half-way, or before it
+/// ever ran.
+pub(crate) fn spawn(
+    task: impl Future<Output = ()> + Send + 'static,
+    at_end: impl FnMut() + Send + 'static,
+) -> JoinHandle<()> {
+    let at_end = OnDrop(at_end);
+    tokio::spawn(async move {
+        let _at_end = at_end;
+        task.await;
+    })
+}
+
+/// Runs its function when dropped.
+struct OnDrop<F: FnMut()>(F);
 
 impl<F: FnMut()> Drop for OnDrop<F> {
     fn drop(&mut self) {

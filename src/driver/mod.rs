@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use crate::connection::OnDrop;
+use crate::connection::spawn;
 use crate::error::{EndCause, Error};
 use crate::qmp::{self, QmpError, RawCommand};
 
@@ -91,7 +91,7 @@ impl<S: Clone + Send + Sync + 'static> Link<S> {
         };
         let opening = open(stream);
         let (session, link) = (self.session.clone(), self.state.clone());
-        let gone = OnDrop({
+        let at_end = {
             let (session, done) = (session.clone(), self.done.clone());
             move || {
                 // Already set, unless the runtime dropped the task.
@@ -99,15 +99,15 @@ impl<S: Clone + Send + Sync + 'static> Link<S> {
                 let _ = session.set(Err(Error::disconnected(cause, false)));
                 done.notify_waiters();
             }
-        });
-        let task = tokio::spawn(async move {
-            let _gone = gone;
+        };
+        let open = async move {
             let opened = opening.await;
             // Where it was closed in this moment, the session goes, and with it its connection.
             if !matches!(*lock(&link), LinkState::Closed) {
                 let _ = session.set(opened);
             }
-        });
+        };
+        let task = spawn(open, at_end);
         *state = LinkState::Used(task.abort_handle());
         true
     }

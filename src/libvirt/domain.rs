@@ -81,7 +81,7 @@ impl From<&Domain> for DomainKey {
 }
 
 impl Libvirt {
-    /// Looks a domain up. `deadline` is that of the whole operation it belongs to.
+    /// Looks a domain up, within `Config::connect_timeout`.
     pub(crate) async fn lookup(&self, key: &DomainKey) -> Result<NonnullDomain, Error> {
         let options = self.options_until(Phase::Lookup, deadline(self.config.connect_timeout));
         let name = match key {

@@ -17,7 +17,7 @@ use xdr_codec::Pack;
 
 use crate::config::Config;
 use crate::connection::{
-    CallOptions, Connection, Deadline, Encoded, Limits, OnDrop, sleep_until, timed_out,
+    CallOptions, Connection, Deadline, Encoded, Limits, sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, LibvirtError, Phase};
 use crate::inflight::Progress;
@@ -75,14 +75,10 @@ impl Client {
             subscriptions: Subscriptions::default(),
             keepalive: Notify::new(),
         });
-        let gone = OnDrop({
+        let run = task::run(io, shared.clone(), config.effective_keepalive());
+        spawn(run, {
             let shared = shared.clone();
             move || shared.end(EndCause::RuntimeGone)
-        });
-        let run = task::run(io, shared.clone(), config.effective_keepalive());
-        tokio::spawn(async move {
-            let _gone = gone;
-            run.await;
         });
         Client {
             handle: Arc::new(Handle { shared }),

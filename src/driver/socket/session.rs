@@ -23,8 +23,8 @@ use super::super::finish;
 use super::events::{SocketEvents, Subscribers};
 use crate::config::Config;
 use crate::connection::{
-    CallOptions, Connection, Deadline, Encoded, Limits, OnDrop, deadline, let_others_run,
-    sleep_until, timed_out,
+    CallOptions, Connection, Deadline, Encoded, Limits, deadline, let_others_run, sleep_until,
+    spawn, timed_out,
 };
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::{Found, Progress, Waiter};
@@ -80,17 +80,12 @@ impl Session {
             subscribers: Subscribers::new(config.event_queue),
         });
         let (greeted, greeting) = oneshot::channel();
-        let gone = OnDrop({
+        spawn(run(io, shared.clone(), greeted), {
             let shared = shared.clone();
             move || {
                 let tell = |cause: &Arc<EndCause>| shared.subscribers.end(cause);
                 shared.connection.finish(EndCause::RuntimeGone, tell);
             }
-        });
-        let run = run(io, shared.clone(), greeted);
-        tokio::spawn(async move {
-            let _gone = gone;
-            run.await;
         });
         let closer = Closer(shared);
         let deadline = deadline(config.connect_timeout);
