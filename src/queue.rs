@@ -57,9 +57,22 @@ impl EventQueue {
         })
     }
 
-    /// Adds an item; the oldest go if there is no room.
+    /// Adds an item that is a slice of a read buffer: copied out where many wait, so that they do not keep theirs.
+    pub(crate) fn push_slice(&self, item: Bytes) {
+        let inner = self.lock();
+        let item = match inner.items.len() {
+            ..MOST_SLICES => item,
+            _ => Bytes::copy_from_slice(&item),
+        };
+        self.add(inner, item);
+    }
+
+    /// Adds an item that has its bytes to itself; the oldest go if there is no room.
     pub(crate) fn push(&self, item: Bytes) {
-        let mut inner = self.lock();
+        self.add(self.lock(), item);
+    }
+
+    fn add(&self, mut inner: MutexGuard<'_, Inner>, item: Bytes) {
         if inner.end.is_some() {
             return;
         }
@@ -72,10 +85,6 @@ impl EventQueue {
             inner.lost += 1;
         }
         inner.bytes += size;
-        let item = match inner.items.len() {
-            ..MOST_SLICES => item,
-            _ => Bytes::copy_from_slice(&item),
-        };
         inner.items.push_back(item);
         let waker = inner.waker.take();
         drop(inner);
@@ -196,7 +205,7 @@ mod tests {
         let queue = EventQueue::new(buffers.len());
         buffers
             .iter()
-            .for_each(|buffer| queue.push(buffer.slice(..10)));
+            .for_each(|buffer| queue.push_slice(buffer.slice(..10)));
         let kept = buffers.iter().filter(|buffer| !buffer.is_unique());
         assert_eq!(kept.count(), MOST_SLICES);
     }

@@ -203,9 +203,9 @@ impl Fanout {
         let queues = self.lock();
         if let Some(((_, last), others)) = queues.split_last() {
             for (_, queue) in others {
-                queue.push(payload.clone());
+                queue.push_slice(payload.clone());
             }
-            last.push(payload);
+            last.push_slice(payload);
         }
     }
 }
@@ -225,7 +225,7 @@ impl Subscription {
         self.queue.poll_next(&mut self.taken, cx)
     }
 
-    /// Ends this subscription for its reader, who gets what is queued and then `cause`.
+    /// The queue behind it, by which it can be ended for its reader.
     pub(crate) fn queue(&self) -> &Arc<EventQueue> {
         &self.queue
     }
