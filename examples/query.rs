@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let status: Status = monitor.execute(Command::new("query-status")).await?;
     println!("{} (running: {})", status.status, status.running);
     println!("QEMU {}", monitor.version().await?);
-    print!("{}", monitor.hmp("info cpus").await?);
+    print!("{}", monitor.hmp("info cpus", None).await?);
 
     // An argument of any type that serde serializes.
     let command = Command::new("qom-get")

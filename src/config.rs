@@ -23,6 +23,21 @@ pub struct Config {
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) event_queue: usize,
     pub(crate) keepalive: Option<Keepalive>,
+    pub(crate) handshake: Handshake,
+    pub(crate) oob: bool,
+}
+
+/// What is expected of a QMP server before the first command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Handshake {
+    /// A greeting, then capabilities are negotiated: QEMU, and QEMU's storage daemon.
+    #[default]
+    Full,
+    /// A greeting only; the user negotiates, or wants to see how QEMU answers before that.
+    GreetingOnly,
+    /// Nothing: what is behind the stream has been greeted before, or never greets, as the guest agent.
+    None,
 }
 
 /// How a silent peer is found out: after `interval` without a packet from it a ping is sent, and after `count` pings
@@ -48,6 +63,8 @@ impl Config {
                 interval: Duration::from_secs(5),
                 count: 5,
             }),
+            handshake: Handshake::Full,
+            oob: true,
         }
     }
 
@@ -98,6 +115,19 @@ impl Config {
     /// come, the oldest are dropped and the stream says how many: [`Error::EventsLost`](crate::Error::EventsLost).
     pub fn event_queue(mut self, events: usize) -> Self {
         self.event_queue = events.max(1);
+        self
+    }
+
+    /// What [`SocketMonitor`](crate::SocketMonitor) expects before the first command; [`Handshake::Full`] unless set.
+    pub fn handshake(mut self, handshake: Handshake) -> Self {
+        self.handshake = handshake;
+        self
+    }
+
+    /// Whether [`SocketMonitor`](crate::SocketMonitor) enables out-of-band commands (`exec-oob`) where QEMU offers them; it
+    /// does unless told otherwise.
+    pub fn oob(mut self, oob: bool) -> Self {
+        self.oob = oob;
         self
     }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::packet::FrameError;
 use crate::protocol::rpc;
-use crate::qmp::{CommandError, EventError, QmpError};
+use crate::qmp::{CommandError, ErrorClass, Event, EventError, QmpError};
 use crate::xdr::{DecodeError, EncodeError};
 
 /// Why a call, a connection or an event stream failed.
@@ -84,6 +84,16 @@ pub enum Error {
     /// This driver or this peer cannot do what was asked.
     #[error("not supported: {0}")]
     Unsupported(String),
+    /// What was waited for will not come: QEMU said that it failed.
+    #[error("{what} failed: {reason}")]
+    Failed {
+        /// What was waited for, such as `block job mirror0`.
+        what: String,
+        /// What QEMU said.
+        reason: String,
+        /// The event that said so; none where it was asked for.
+        event: Option<Box<Event>>,
+    },
     /// So many events were dropped at this place in the stream, because they came faster than they were taken. The
     /// stream goes on.
     #[error("{0} events were lost: they came faster than they were taken")]
@@ -128,6 +138,8 @@ pub enum Phase {
     Write,
     /// Waiting for the reply.
     Reply,
+    /// Waiting for an event.
+    Event,
 }
 
 impl fmt::Display for Phase {
@@ -144,6 +156,7 @@ impl fmt::Display for Phase {
             Phase::Queue => "waiting for a free slot among the calls in flight",
             Phase::Write => "sending",
             Phase::Reply => "waiting for the reply",
+            Phase::Event => "waiting for the event",
         })
     }
 }
@@ -388,9 +401,46 @@ impl Error {
         )
     }
 
+    /// The monitor was disconnected by its user.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Error::Closed => true,
+            Error::Disconnected { cause, .. } => matches!(**cause, EndCause::UserClosed),
+            _ => false,
+        }
+    }
+
+    /// Nobody is there to connect to, or nobody answers: the socket does not exist or refuses, or the peer was silent until
+    /// a deadline of connecting.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Error::Connect { .. } => true,
+            Error::Timeout { phase, .. } => matches!(
+                phase,
+                Phase::Dial
+                    | Phase::Greeting
+                    | Phase::Negotiation
+                    | Phase::Authentication
+                    | Phase::Features
+                    | Phase::Open
+            ),
+            _ => false,
+        }
+    }
+
+    /// The device does not exist (class `DeviceNotFound`).
+    pub fn is_device_not_found(&self) -> bool {
+        matches!(self, Error::Qmp(error) if error.class == ErrorClass::DeviceNotFound)
+    }
+
+    /// What was waited for has failed.
+    pub fn is_failed(&self) -> bool {
+        matches!(self, Error::Failed { .. })
+    }
+
     /// QEMU does not know the command (class `CommandNotFound`).
     pub fn is_command_not_found(&self) -> bool {
-        matches!(self, Error::Qmp(error) if error.class == crate::qmp::ErrorClass::CommandNotFound)
+        matches!(self, Error::Qmp(error) if error.class == ErrorClass::CommandNotFound)
     }
 
     /// Neither this driver nor the peer can do it.

@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(not(feature = "libvirt-c"), forbid(unsafe_code))]
 
 pub mod packet;
 pub mod protocol;
@@ -16,12 +17,15 @@ mod qmp;
 mod queue;
 mod rpc;
 
-pub use config::Config;
+pub use config::{Config, Handshake};
 pub use driver::{LibvirtRpc, SocketMonitor};
 pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
 pub use libvirt::{Domain, DomainKey, Libvirt};
-pub use monitor::{EventStream, Monitor, MonitorExt, MonitorFuture};
-pub use qmp::{
-    Command, CommandError, ErrorClass, Event, EventDomain, EventError, Greeting, QmpError,
-    Timestamp, Version,
+pub use monitor::{
+    AgentTimeout, EventOptions, EventStream, Monitor, MonitorExt, MonitorFuture, RunOptions,
 };
+pub use qmp::{
+    Command, CommandError, ErrorClass, Event, EventDomain, EventError, EventFilter, FilterError,
+    Greeting, QmpError, Timestamp, Version,
+};
+pub use queue::Overflow;

@@ -1,13 +1,15 @@
 //! The bounded queue between a connection task and one event stream. The task never waits for the stream: when the
-//! queue is full the oldest items go, and their number is reported in their place. Imports error only.
+//! queue is full something is dropped, and its number is reported in its place. Imports error and qmp.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
 use crate::error::EndCause;
+use crate::qmp::Event;
 
 /// Bytes that the items of one queue may have in all: as many as the longest message. One item fits in any case.
 const MAX_BYTES: usize = 64 << 20;
@@ -16,10 +18,75 @@ const MAX_BYTES: usize = 64 << 20;
 /// stream is slow and they are copied out.
 const MOST_SLICES: usize = 256;
 
+/// What happens to events when a stream's queue is full, because they come faster than they are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// The oldest that wait are dropped, and the stream says how many, where they were.
+    #[default]
+    DropOldest,
+    /// Those that come are dropped until the stream has taken all that wait; then it says how many.
+    DropNewest,
+    /// The stream ends: after the events that wait, its last item says that at least one was lost. For those who cannot go on
+    /// with a gap.
+    End,
+}
+
+/// How a queue is bounded, and what goes into it.
+pub(crate) struct QueueOptions<T> {
+    /// Items that may wait.
+    pub(crate) limit: usize,
+    pub(crate) overflow: Overflow,
+    /// Whether an item is wanted at all; all are where there is none. Called by the connection task.
+    pub(crate) accept: Option<Accept<T>>,
+}
+
+pub(crate) type Accept<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
+
+impl<T> QueueOptions<T> {
+    /// A queue that takes everything, and drops the oldest of more than `limit`.
+    pub(crate) fn new(limit: usize) -> Self {
+        QueueOptions {
+            limit,
+            overflow: Overflow::DropOldest,
+            accept: None,
+        }
+    }
+}
+
+impl<T> Clone for QueueOptions<T> {
+    fn clone(&self) -> Self {
+        QueueOptions {
+            limit: self.limit,
+            overflow: self.overflow,
+            accept: self.accept.clone(),
+        }
+    }
+}
+
+/// What can wait in a queue.
+pub(crate) trait Queued {
+    /// Bytes that it takes, about.
+    fn size(&self) -> usize;
+}
+
+impl Queued for Bytes {
+    fn size(&self) -> usize {
+        self.len()
+    }
+}
+
+impl Queued for Event {
+    fn size(&self) -> usize {
+        let data = self.data.as_ref().map_or(0, |data| data.get().len());
+        std::mem::size_of::<Event>() + self.name.len() + data
+    }
+}
+
 /// What comes out of a queue.
 #[derive(Debug)]
-pub(crate) enum Item {
-    Event(Bytes),
+pub(crate) enum Item<T = Bytes> {
+    Event(T),
     /// So many were dropped here.
     Lost(u64),
     /// The connection ended; nothing follows.
@@ -27,38 +94,43 @@ pub(crate) enum Item {
 }
 
 /// Shared by the connection task, which pushes, and the stream, which takes.
-#[derive(Debug)]
-pub(crate) struct EventQueue {
-    limit: usize,
-    inner: Mutex<Inner>,
+pub(crate) struct EventQueue<T = Bytes> {
+    options: QueueOptions<T>,
+    inner: Mutex<Inner<T>>,
 }
 
-#[derive(Debug)]
-struct Inner {
-    items: VecDeque<Bytes>,
+struct Inner<T> {
+    items: VecDeque<T>,
     bytes: usize,
+    /// Dropped before the first of `items`.
     lost: u64,
+    /// Dropped after the last of `items`; nothing is added before they are taken.
+    lost_after: u64,
     end: Option<Arc<EndCause>>,
     waker: Option<Waker>,
 }
 
-impl EventQueue {
-    /// A queue of at most `limit` items.
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(EventQueue {
-            limit,
-            inner: Mutex::new(Inner {
-                items: VecDeque::new(),
-                bytes: 0,
-                lost: 0,
-                end: None,
-                waker: None,
-            }),
-        })
-    }
+/// The stream's own end of a queue: what one lock has fetched.
+pub(crate) struct Taken<T = Bytes> {
+    items: VecDeque<T>,
+    lost_after: u64,
+}
 
+impl<T> Default for Taken<T> {
+    fn default() -> Self {
+        Taken {
+            items: VecDeque::new(),
+            lost_after: 0,
+        }
+    }
+}
+
+impl EventQueue<Bytes> {
     /// Adds an item that is a slice of a read buffer: copied out where many wait, so that they do not keep theirs.
     pub(crate) fn push_slice(&self, item: Bytes) {
+        if !self.accepts(&item) {
+            return;
+        }
         let inner = self.lock();
         let item = match inner.items.len() {
             ..MOST_SLICES => item,
@@ -66,31 +138,60 @@ impl EventQueue {
         };
         self.add(inner, item);
     }
+}
 
-    /// Adds an item that has its bytes to itself; the oldest go if there is no room.
-    pub(crate) fn push(&self, item: Bytes) {
-        self.add(self.lock(), item);
+impl<T: Queued> EventQueue<T> {
+    /// An empty queue.
+    pub(crate) fn new(options: QueueOptions<T>) -> Arc<Self> {
+        Arc::new(EventQueue {
+            options,
+            inner: Mutex::new(Inner {
+                items: VecDeque::new(),
+                bytes: 0,
+                lost: 0,
+                lost_after: 0,
+                end: None,
+                waker: None,
+            }),
+        })
     }
 
-    fn add(&self, mut inner: MutexGuard<'_, Inner>, item: Bytes) {
+    /// Adds an item that has its bytes to itself.
+    pub(crate) fn push(&self, item: T) {
+        if self.accepts(&item) {
+            self.add(self.lock(), item);
+        }
+    }
+
+    fn accepts(&self, item: &T) -> bool {
+        self.options
+            .accept
+            .as_ref()
+            .is_none_or(|accept| accept(item))
+    }
+
+    fn add(&self, mut inner: MutexGuard<'_, Inner<T>>, item: T) {
         if inner.end.is_some() {
             return;
         }
-        let size = item.len();
-        while inner.items.len() >= self.limit || inner.bytes.saturating_add(size) > MAX_BYTES {
-            let Some(oldest) = inner.items.pop_front() else {
-                break;
-            };
-            inner.bytes -= oldest.len();
-            inner.lost += 1;
+        let size = item.size();
+        if inner.is_full(size, self.options.limit) || inner.lost_after > 0 {
+            match self.options.overflow {
+                Overflow::DropOldest => inner.make_room(size, self.options.limit),
+                Overflow::DropNewest => {
+                    inner.lost_after += 1;
+                    return;
+                }
+                Overflow::End => {
+                    inner.lost_after += 1;
+                    inner.end = Some(Arc::new(EndCause::UserClosed));
+                    return;
+                }
+            }
         }
-        inner.bytes += size;
+        inner.bytes = inner.bytes.saturating_add(size);
         inner.items.push_back(item);
-        let waker = inner.waker.take();
-        drop(inner);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(inner);
     }
 
     /// Reports `number` events as lost that never came this far.
@@ -102,30 +203,29 @@ impl EventQueue {
     pub(crate) fn end(&self, cause: Arc<EndCause>) {
         let mut inner = self.lock();
         inner.end.get_or_insert(cause);
-        let waker = inner.waker.take();
-        drop(inner);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(inner);
     }
 
     /// The next item. `taken` is the stream's own end of the queue: one lock fetches all that waits.
-    pub(crate) fn poll_next(
-        &self,
-        taken: &mut VecDeque<Bytes>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Item> {
-        if let Some(item) = taken.pop_front() {
+    pub(crate) fn poll_next(&self, taken: &mut Taken<T>, cx: &mut Context<'_>) -> Poll<Item<T>> {
+        if let Some(item) = taken.items.pop_front() {
             return Poll::Ready(Item::Event(item));
+        }
+        if taken.lost_after > 0 {
+            return Poll::Ready(Item::Lost(std::mem::take(&mut taken.lost_after)));
         }
         let mut inner = self.lock();
         if inner.lost > 0 {
             return Poll::Ready(Item::Lost(std::mem::take(&mut inner.lost)));
         }
-        std::mem::swap(&mut inner.items, taken);
+        std::mem::swap(&mut inner.items, &mut taken.items);
+        taken.lost_after = std::mem::take(&mut inner.lost_after);
         inner.bytes = 0;
-        if let Some(item) = taken.pop_front() {
+        if let Some(item) = taken.items.pop_front() {
             return Poll::Ready(Item::Event(item));
+        }
+        if taken.lost_after > 0 {
+            return Poll::Ready(Item::Lost(std::mem::take(&mut taken.lost_after)));
         }
         if let Some(cause) = &inner.end {
             return Poll::Ready(Item::Ended(cause.clone()));
@@ -137,9 +237,43 @@ impl EventQueue {
         Poll::Pending
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Inner<T>> {
         // Nothing panics under this lock.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Queued> Inner<T> {
+    fn is_full(&self, size: usize, limit: usize) -> bool {
+        let too_many = self.items.len() >= limit;
+        too_many || (!self.items.is_empty() && self.bytes.saturating_add(size) > MAX_BYTES)
+    }
+
+    fn make_room(&mut self, size: usize, limit: usize) {
+        while self.is_full(size, limit) {
+            let Some(oldest) = self.items.pop_front() else {
+                break;
+            };
+            self.bytes = self.bytes.saturating_sub(oldest.size());
+            self.lost += 1;
+        }
+    }
+}
+
+fn wake<T>(mut inner: MutexGuard<'_, Inner<T>>) {
+    let waker = inner.waker.take();
+    drop(inner);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+impl<T> fmt::Debug for EventQueue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventQueue")
+            .field("limit", &self.options.limit)
+            .field("overflow", &self.options.overflow)
+            .finish_non_exhaustive()
     }
 }
 
@@ -149,7 +283,11 @@ mod tests {
 
     use super::*;
 
-    async fn next(queue: &EventQueue, taken: &mut VecDeque<Bytes>) -> Item {
+    fn queue(limit: usize) -> Arc<EventQueue> {
+        EventQueue::new(QueueOptions::new(limit))
+    }
+
+    async fn next(queue: &EventQueue, taken: &mut Taken) -> Item {
         poll_fn(|cx| queue.poll_next(taken, cx)).await
     }
 
@@ -161,8 +299,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_go_and_their_number_comes_in_their_place() {
-        let queue = EventQueue::new(2);
-        let mut taken = VecDeque::new();
+        let queue = queue(2);
+        let mut taken = Taken::default();
         push_all(&queue, ["1", "2", "3", "4", "5"]);
         assert!(matches!(next(&queue, &mut taken).await, Item::Lost(3)));
         assert!(matches!(next(&queue, &mut taken).await, Item::Event(item) if item == "4"));
@@ -178,8 +316,8 @@ mod tests {
     async fn large_items_count_by_their_size() {
         let third: &'static str = Box::leak("x".repeat(MAX_BYTES / 3).into());
         let whole: &'static str = Box::leak("y".repeat(MAX_BYTES + 1).into());
-        let queue = EventQueue::new(100);
-        let mut taken = VecDeque::new();
+        let queue = queue(100);
+        let mut taken = Taken::default();
         push_all(&queue, [third; 5]);
         assert!(matches!(next(&queue, &mut taken).await, Item::Lost(2)));
         for _ in 0..3 {
@@ -202,7 +340,7 @@ mod tests {
         let buffers: Vec<_> = (0..2 * MOST_SLICES)
             .map(|_| Bytes::from(vec![b'x'; 100]))
             .collect();
-        let queue = EventQueue::new(buffers.len());
+        let queue = queue(buffers.len());
         buffers
             .iter()
             .for_each(|buffer| queue.push_slice(buffer.slice(..10)));
@@ -212,8 +350,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_queued_comes_before_the_end() {
-        let queue = EventQueue::new(2);
-        let mut taken = VecDeque::new();
+        let queue = queue(2);
+        let mut taken = Taken::default();
         queue.push("1".into());
         queue.end(Arc::new(EndCause::PeerClosed));
         queue.push("2".into());
@@ -223,13 +361,62 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiting_stream_is_woken() {
-        let queue = EventQueue::new(2);
+        let queue = queue(2);
         let waiting = tokio::spawn({
             let queue = queue.clone();
-            async move { next(&queue, &mut VecDeque::new()).await }
+            async move { next(&queue, &mut Taken::default()).await }
         });
         tokio::task::yield_now().await;
         queue.push("7".into());
         assert!(matches!(waiting.await.unwrap(), Item::Event(item) if item == "7"));
+    }
+
+    #[tokio::test]
+    async fn the_newest_go_where_that_is_asked_for_until_the_rest_is_taken() {
+        let queue = EventQueue::new(QueueOptions {
+            overflow: Overflow::DropNewest,
+            ..QueueOptions::new(2)
+        });
+        let mut taken = Taken::default();
+        push_all(&queue, ["1", "2", "3", "4"]);
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event(item) if item == "1"));
+        // There is room again, and what comes now comes after the gap.
+        push_all(&queue, ["5"]);
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event(item) if item == "2"));
+        assert!(matches!(next(&queue, &mut taken).await, Item::Lost(2)));
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event(item) if item == "5"));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_cannot_have_gaps_ends_with_one() {
+        let queue = EventQueue::new(QueueOptions {
+            overflow: Overflow::End,
+            ..QueueOptions::new(2)
+        });
+        let mut taken = Taken::default();
+        push_all(&queue, ["1", "2", "3", "4"]);
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event(item) if item == "1"));
+        assert!(matches!(next(&queue, &mut taken).await, Item::Event(item) if item == "2"));
+        assert!(matches!(next(&queue, &mut taken).await, Item::Lost(1)));
+        push_all(&queue, ["5"]);
+        assert!(matches!(next(&queue, &mut taken).await, Item::Ended(_)));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_wanted_takes_no_room() {
+        let queue = EventQueue::new(QueueOptions {
+            accept: Some(Arc::new(|item: &Bytes| item.starts_with(b"a"))),
+            ..QueueOptions::new(2)
+        });
+        let mut taken = Taken::default();
+        push_all(&queue, ["a1", "b", "b", "b", "a2", "b"]);
+        queue.push_slice("b".into());
+        for expected in ["a1", "a2"] {
+            assert!(
+                matches!(next(&queue, &mut taken).await, Item::Event(item) if item == expected)
+            );
+        }
+        queue.end(Arc::new(EndCause::PeerClosed));
+        assert!(matches!(next(&queue, &mut taken).await, Item::Ended(_)));
     }
 }

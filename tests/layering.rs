@@ -17,10 +17,10 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("protocol", &["xdr"]),
     ("packet", &["protocol"]),
     ("error", &["xdr", "packet", "protocol", "qmp"]),
-    ("queue", &["error"]),
+    ("queue", &["error", "qmp"]),
     ("inflight", &["error"]),
     ("connection", &["error", "inflight"]),
-    ("monitor", &["error", "qmp"]),
+    ("monitor", &["error", "qmp", "queue"]),
     (
         "rpc",
         &[

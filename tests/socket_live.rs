@@ -118,13 +118,13 @@ async fn serves(monitor: SocketMonitor) {
     assert_eq!(next(&mut events).await, "RESET");
 
     // P26, P27.
-    let text = monitor.hmp("info version").await.unwrap();
+    let text = monitor.hmp("info version", None).await.unwrap();
     assert!(
         text.starts_with(&format!("{}.{}.", version.major, version.minor))
             && text.ends_with("\r\n"),
         "{text:?}"
     );
-    let text = monitor.hmp("nonsense").await.unwrap();
+    let text = monitor.hmp("nonsense", None).await.unwrap();
     assert!(text.starts_with("unknown command: "), "{text:?}");
 }
 

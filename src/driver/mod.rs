@@ -1,5 +1,6 @@
 //! The ways to be a [`Monitor`](crate::Monitor): through libvirtd, and on QEMU's own socket. May import anything below.
 
+mod fanout;
 mod libvirt_rpc;
 mod socket;
 

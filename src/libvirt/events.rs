@@ -22,7 +22,7 @@ use crate::protocol::qemu::{
 };
 use crate::protocol::remote::NonnullDomain;
 use crate::qmp::{Event, EventDomain, Timestamp};
-use crate::queue::{EventQueue, Item};
+use crate::queue::{EventQueue, Item, QueueOptions};
 use crate::rpc::{EventKind, Registration, Subscription};
 use crate::xdr;
 
@@ -58,7 +58,11 @@ impl Libvirt {
         let deadline = deadline(self.config.call_timeout);
         let subscription = self
             .client
-            .subscribe(registration, self.config.event_queue, deadline)
+            .subscribe(
+                registration,
+                QueueOptions::new(self.config.event_queue),
+                deadline,
+            )
             .await?;
         Ok(MonitorEvents {
             subscription: Some(subscription),

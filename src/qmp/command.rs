@@ -3,7 +3,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BufMut;
 use serde::Serialize;
@@ -35,6 +37,8 @@ pub struct Command {
     arguments: Vec<(String, String)>,
     /// The first argument that could not be taken.
     failure: Option<CommandError>,
+    files: Vec<Arc<OwnedFd>>,
+    timeout: Option<Option<Duration>>,
 }
 
 impl Command {
@@ -45,6 +49,8 @@ impl Command {
             oob: false,
             arguments: Vec::new(),
             failure: None,
+            files: Vec::new(),
+            timeout: None,
         }
     }
 
@@ -104,9 +110,31 @@ impl Command {
         self
     }
 
+    /// Sends a file descriptor along, for `getfd` and `add-fd`: `.file(File::open(path)?)`. QEMU gets a copy.
+    pub fn file(mut self, file: impl Into<OwnedFd>) -> Self {
+        self.files.push(Arc::new(file.into()));
+        self
+    }
+
+    /// How long the call may take, instead of what is configured. `None` waits for ever.
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.timeout = Some(timeout.into());
+        self
+    }
+
     /// The command's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The descriptors that go with it.
+    pub fn files(&self) -> Vec<BorrowedFd<'_>> {
+        self.files.iter().map(|file| file.as_fd()).collect()
+    }
+
+    /// What [`timeout`](Self::timeout) was set to; `Some(None)` is no deadline at all.
+    pub fn own_timeout(&self) -> Option<Option<Duration>> {
+        self.timeout
     }
 
     /// Whether it is an out-of-band command.
@@ -170,6 +198,8 @@ impl fmt::Debug for Command {
             .field("oob", &self.oob)
             .field("arguments", &names)
             .field("failure", &self.failure)
+            .field("files", &self.files.len())
+            .field("timeout", &self.timeout)
             .finish()
     }
 }

@@ -7,6 +7,7 @@
 mod command;
 mod error;
 mod event;
+mod filter;
 mod frame;
 mod json;
 mod lex;
@@ -18,6 +19,7 @@ use serde::de::{DeserializeOwned, Error as _};
 pub use command::{Command, CommandError};
 pub use error::{ErrorClass, QmpError};
 pub use event::{Event, EventDomain, EventError, Timestamp};
+pub use filter::{EventFilter, FilterError};
 pub use version::{Greeting, Version};
 
 pub(crate) use command::RawCommand;

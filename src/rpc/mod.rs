@@ -23,6 +23,7 @@ use crate::error::{EndCause, Error, LibvirtError, Phase};
 use crate::inflight::Progress;
 use crate::packet::{Header, MAX_LENGTH, MessageStatus, PREFIX};
 use crate::protocol::{Procedure, rpc};
+use crate::queue::QueueOptions;
 use crate::xdr::{self, Writer};
 
 pub(crate) use subscriptions::{EventKind, Registration, Subscription};
@@ -112,7 +113,7 @@ impl Client {
     pub(crate) async fn subscribe(
         &self,
         registration: Registration,
-        queue_limit: usize,
+        queue: QueueOptions<Bytes>,
         deadline: Deadline,
     ) -> Result<Subscription, Error> {
         let options = CallOptions {
@@ -121,7 +122,7 @@ impl Client {
             limits: Limits::None,
         };
         tokio::select! {
-            subscription = subscriptions::subscribe(self, registration, queue_limit) => subscription,
+            subscription = subscriptions::subscribe(self, registration, queue) => subscription,
             () = sleep_until(deadline) => Err(timed_out(&options, Progress::Sent)),
         }
     }

@@ -20,7 +20,7 @@ use crate::error::{EndCause, Error};
 use crate::inflight::{NumberHasher, Slot, Waiter};
 use crate::packet::{Header, MessageStatus};
 use crate::protocol::{Message, Procedure};
-use crate::queue::{EventQueue, Item};
+use crate::queue::{EventQueue, Item, QueueOptions, Taken};
 use crate::xdr::{self, DecodeError};
 
 /// Events held at most while registrations wait for their reply, and bytes of them.
@@ -216,7 +216,7 @@ pub(crate) struct Subscription {
     key: Key,
     subscriber: u64,
     queue: Arc<EventQueue>,
-    taken: VecDeque<Bytes>,
+    taken: Taken,
 }
 
 impl Subscription {
@@ -244,7 +244,7 @@ impl Drop for Subscription {
 pub(super) async fn subscribe(
     client: &Client,
     registration: Registration,
-    queue_limit: usize,
+    queue: QueueOptions<Bytes>,
 ) -> Result<Subscription, Error> {
     let shared = &client.handle.shared;
     let Registration {
@@ -278,7 +278,7 @@ pub(super) async fn subscribe(
                 registry.targets.insert(key.clone(), target);
                 registry.registering += 1;
             }
-            registry.join(client, &key, queue_limit)
+            registry.join(client, &key, queue.clone())
         };
         // From here on the subscription's drop cleans up, whatever becomes of this future.
         let outcome = match phase
@@ -303,7 +303,7 @@ impl Registry {
         &mut self,
         client: &Client,
         key: &Key,
-        queue_limit: usize,
+        queue: QueueOptions<Bytes>,
     ) -> (watch::Receiver<Phase>, Option<Subscription>) {
         let Some(target) = self.targets.get(key) else {
             return (watch::Sender::new(Phase::Gone).subscribe(), None);
@@ -314,14 +314,14 @@ impl Registry {
         }
         let subscriber = self.next_subscriber;
         self.next_subscriber += 1;
-        let queue = EventQueue::new(queue_limit);
+        let queue = EventQueue::new(queue);
         target.fanout.lock().push((subscriber, queue.clone()));
         let subscription = Subscription {
             client: client.clone(),
             key: key.clone(),
             subscriber,
             queue,
-            taken: VecDeque::new(),
+            taken: Taken::default(),
         };
         (phase, Some(subscription))
     }

@@ -95,10 +95,10 @@ async fn values_decode(monitor: &dyn Monitor) {
         other => panic!("{other:?}"),
     }
     assert_eq!(
-        monitor.hmp("info status").await.unwrap(),
+        monitor.hmp("info status", None).await.unwrap(),
         "VM status: running\r\n"
     );
-    let unknown = monitor.hmp("no-such-line").await.unwrap();
+    let unknown = monitor.hmp("no-such-line", None).await.unwrap();
     assert!(unknown.contains("unknown command"), "{unknown}");
     assert!(monitor.version().await.unwrap().major >= 7);
 }

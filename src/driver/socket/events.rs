@@ -1,91 +1,62 @@
-//! The events of a QMP connection on their way from the task that reads them to the streams. Imports queue, qmp, error and
-//! `session`.
+//! The events of a QMP connection on their way from the task that reads them to the streams. Imports queue, qmp, error,
+//! `session` and the drivers' `fanout`.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_core::Stream;
 
+use super::super::fanout::Fanout;
 use super::session::Session;
 use crate::error::{EndCause, Error};
 use crate::qmp::Event;
-use crate::queue::{EventQueue, Item};
+use crate::queue::{EventQueue, Item, QueueOptions, Taken};
 
 /// The queues that each event goes to.
 pub(super) struct Subscribers {
-    /// Items that each queue holds.
+    /// Items that a queue holds.
     limit: usize,
-    inner: Mutex<Inner>,
-}
-
-struct Inner {
-    queues: Vec<Arc<EventQueue>>,
-    /// Holds the events from the handshake on, for the first stream; it is among `queues` too.
-    first: Option<Arc<EventQueue>>,
-    end: Option<Arc<EndCause>>,
+    fanout: Fanout<Bytes>,
+    /// Holds the events from the handshake on, for the first stream.
+    first: Mutex<Option<Arc<EventQueue>>>,
 }
 
 impl Subscribers {
     pub(super) fn new(limit: usize) -> Self {
-        let first = EventQueue::new(limit);
+        let fanout = Fanout::default();
+        let first = fanout.add(QueueOptions::new(limit));
         Subscribers {
             limit,
-            inner: Mutex::new(Inner {
-                queues: vec![first.clone()],
-                first: Some(first),
-                end: None,
-            }),
+            fanout,
+            first: Mutex::new(Some(first)),
         }
     }
 
     /// Gives every queue its copy of an event.
     pub(super) fn push(&self, message: &Bytes) {
-        let inner = self.lock();
-        if inner.queues.is_empty() {
-            return;
-        }
         // A copy of the event alone. What was read is a slice of the read buffer, which may hold a reply of many megabytes
         // and would stay in memory for as long as the event waits.
-        let message = Bytes::copy_from_slice(message);
-        for queue in &inner.queues {
-            queue.push(message.clone());
-        }
+        self.fanout.push(|| Bytes::copy_from_slice(message));
     }
 
     /// Ends every queue with `cause`, and those of later streams too.
     pub(super) fn end(&self, cause: &Arc<EndCause>) {
-        let mut inner = self.lock();
-        inner.end = Some(cause.clone());
-        for queue in inner.queues.drain(..) {
-            queue.end(cause.clone());
-        }
+        self.fanout.end(cause);
     }
 
     fn add(&self) -> Arc<EventQueue> {
-        let mut inner = self.lock();
-        if let Some(first) = inner.first.take() {
-            return first;
-        }
-        let queue = EventQueue::new(self.limit);
-        match &inner.end {
-            Some(cause) => queue.end(cause.clone()),
-            None => inner.queues.push(queue.clone()),
-        }
-        queue
+        let first = self
+            .first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        first.unwrap_or_else(|| self.fanout.add(QueueOptions::new(self.limit)))
     }
 
     fn remove(&self, queue: &Arc<EventQueue>) {
-        self.lock()
-            .queues
-            .retain(|other| !Arc::ptr_eq(other, queue));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing panics under this lock.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.fanout.remove(queue);
     }
 }
 
@@ -94,7 +65,7 @@ pub(super) struct SocketEvents {
     /// Keeps the connection open; none once the stream has ended.
     session: Option<Arc<Session>>,
     queue: Arc<EventQueue>,
-    taken: VecDeque<Bytes>,
+    taken: Taken,
     /// QEMU has said that it is going.
     shut_down: bool,
 }
@@ -104,7 +75,7 @@ impl SocketEvents {
         SocketEvents {
             queue: session.subscribers().add(),
             session: Some(session),
-            taken: VecDeque::new(),
+            taken: Taken::default(),
             shut_down: false,
         }
     }

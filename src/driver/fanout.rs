@@ -1,0 +1,73 @@
+//! One source of events, many streams of them. Imports queue and error.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::EndCause;
+use crate::queue::{EventQueue, QueueOptions, Queued};
+
+/// The queues that each event of a source goes to.
+pub(super) struct Fanout<T> {
+    inner: Mutex<Inner<T>>,
+}
+
+struct Inner<T> {
+    queues: Vec<Arc<EventQueue<T>>>,
+    /// Why nothing comes any more.
+    end: Option<Arc<EndCause>>,
+}
+
+impl<T> Default for Fanout<T> {
+    fn default() -> Self {
+        Fanout {
+            inner: Mutex::new(Inner {
+                queues: Vec::new(),
+                end: None,
+            }),
+        }
+    }
+}
+
+impl<T: Queued + Clone> Fanout<T> {
+    /// Gives every queue its copy of what `item` makes; it is not asked where there are no queues.
+    pub(super) fn push(&self, item: impl FnOnce() -> T) {
+        let inner = self.lock();
+        if let Some((last, others)) = inner.queues.split_last() {
+            let item = item();
+            others.iter().for_each(|queue| queue.push(item.clone()));
+            last.push(item);
+        }
+    }
+
+    /// A new queue; one that has ended where the source has.
+    pub(super) fn add(&self, options: QueueOptions<T>) -> Arc<EventQueue<T>> {
+        let queue = EventQueue::new(options);
+        let mut inner = self.lock();
+        match &inner.end {
+            Some(cause) => queue.end(cause.clone()),
+            None => inner.queues.push(queue.clone()),
+        }
+        queue
+    }
+
+    /// Takes a queue out, and says whether it was the last one.
+    pub(super) fn remove(&self, queue: &Arc<EventQueue<T>>) -> bool {
+        let mut inner = self.lock();
+        let before = inner.queues.len();
+        inner.queues.retain(|other| !Arc::ptr_eq(other, queue));
+        before > 0 && inner.queues.is_empty()
+    }
+
+    /// Ends every queue with `cause`, and those of later streams too.
+    pub(super) fn end(&self, cause: &Arc<EndCause>) {
+        let mut inner = self.lock();
+        inner.end.get_or_insert_with(|| cause.clone());
+        for queue in inner.queues.drain(..) {
+            queue.end(cause.clone());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<T>> {
+        // Nothing panics under this lock: a filter by name runs no code of the user.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,115 @@
+//! What a single call or a single event stream can be told. Imports qmp and queue.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use crate::qmp::EventFilter;
+use crate::queue::Overflow;
+
+/// How one command is to be run, made by chained setters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions<'a> {
+    /// The call's own deadline: `Some(None)` is none at all, `None` leaves it to the configuration.
+    pub(crate) timeout: Option<Option<Duration>>,
+    pub(crate) files: &'a [BorrowedFd<'a>],
+}
+
+impl<'a> RunOptions<'a> {
+    /// As configured, without descriptors.
+    pub fn new() -> Self {
+        RunOptions::default()
+    }
+
+    /// How long the call may take, instead of [`Config::call_timeout`](crate::Config::call_timeout). `None` waits for ever.
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.timeout = Some(timeout.into());
+        self
+    }
+
+    /// Descriptors to send along. They are copied on the way: the caller's stay open.
+    pub fn files(mut self, files: &'a [BorrowedFd<'a>]) -> Self {
+        self.files = files;
+        self
+    }
+
+    /// What [`timeout`](RunOptions::timeout) was set to: `Some(None)` is no deadline at all, and `None` means that it was not
+    /// set. For drivers of your own.
+    pub fn own_timeout(&self) -> Option<Option<Duration>> {
+        self.timeout
+    }
+
+    /// What [`files`](RunOptions::files) was set to. For drivers of your own.
+    pub fn own_files(&self) -> &'a [BorrowedFd<'a>] {
+        self.files
+    }
+}
+
+/// Which events a stream has, and how many may wait in it; made by chained setters.
+///
+/// ```
+/// use libvirt_qmp::{EventFilter, EventOptions, Overflow};
+///
+/// let options = EventOptions::new(EventFilter::glob("BLOCK_*")).queue(100).overflow(Overflow::End);
+/// # let _ = options;
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct EventOptions {
+    pub(crate) filter: EventFilter,
+    pub(crate) queue: Option<usize>,
+    pub(crate) overflow: Overflow,
+}
+
+impl EventOptions {
+    /// The events that `filter` takes, bounded as configured, the oldest dropped when there are more.
+    pub fn new(filter: impl Into<EventFilter>) -> Self {
+        EventOptions {
+            filter: filter.into(),
+            ..EventOptions::default()
+        }
+    }
+
+    /// How many events may wait, instead of [`Config::event_queue`](crate::Config::event_queue); at least 1.
+    pub fn queue(mut self, events: usize) -> Self {
+        self.queue = Some(events.max(1));
+        self
+    }
+
+    /// What happens when more come.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
+    }
+
+    /// The filter. For drivers of your own.
+    pub fn filter(&self) -> &EventFilter {
+        &self.filter
+    }
+}
+
+/// How long libvirt waits for the guest agent (`virDomainQemuAgentCommandTimeoutValues`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AgentTimeout {
+    /// As long as it takes (`VIR_DOMAIN_QEMU_AGENT_COMMAND_BLOCK`, -2). The call's own deadline still holds.
+    Block,
+    /// libvirt's default, 5 s unless the domain says otherwise (`VIR_DOMAIN_QEMU_AGENT_COMMAND_DEFAULT`, -1).
+    #[default]
+    Default,
+    /// Not at all: only an agent that answers at once (`VIR_DOMAIN_QEMU_AGENT_COMMAND_NOWAIT`, 0).
+    NoWait,
+    /// So many seconds, at least 1.
+    Seconds(u32),
+}
+
+impl AgentTimeout {
+    /// The value libvirt takes.
+    #[expect(dead_code, reason = "for the drivers that reach the agent")]
+    pub(crate) fn to_wire(self) -> i32 {
+        match self {
+            AgentTimeout::Block => -2,
+            AgentTimeout::Default => -1,
+            AgentTimeout::NoWait => 0,
+            AgentTimeout::Seconds(seconds) => i32::try_from(seconds.max(1)).unwrap_or(i32::MAX),
+        }
+    }
+}
