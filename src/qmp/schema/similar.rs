@@ -15,24 +15,25 @@ pub(super) fn similar<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) ->
     }
     let wanted = folded(wanted);
     let limit = (wanted.len() / 3).max(1);
-    let mut near: Vec<(usize, &str)> = names
+    let mut near: Vec<(usize, bool, &str)> = names
         .filter(|name| name.len() <= MAX_NAME)
         .filter_map(|name| {
             let other = folded(name);
             let distance = distance(&wanted, &other);
             if distance <= limit {
-                return Some((distance, name));
+                // Of two, the one that was begun.
+                return Some((distance, !other.starts_with(&wanted), name));
             }
             let is_part =
                 wanted.len() >= MIN_PART && other.windows(wanted.len()).any(|part| part == wanted);
             // After all others; the shortest first.
-            is_part.then(|| (MAX_NAME + other.len(), name))
+            is_part.then(|| (MAX_NAME + other.len(), true, name))
         })
         .collect();
     near.sort_unstable();
     near.dedup();
     let best = near.into_iter().take(MAX_PROPOSED);
-    best.map(|(_, name)| name.to_owned()).collect()
+    best.map(|(_, _, name)| name.to_owned()).collect()
 }
 
 fn folded(name: &str) -> Vec<u8> {
@@ -100,6 +101,10 @@ mod tests {
         assert_eq!(
             similar("QUERY_STATUS", names.into_iter())[0],
             "query-status"
+        );
+        assert_eq!(
+            similar("query-statu", names.into_iter()),
+            ["query-status", "query-stats"]
         );
         assert_eq!(
             similar("stat", names.into_iter()),
