@@ -11,8 +11,7 @@ use crate::support::lab::Lab;
 use crate::support::process::PATIENCE;
 use crate::support::qemu::Qemu;
 
-/// Commands that change nothing of importance, and the member each goes by: those that QEMU takes, or refuses for another
-/// reason than its schema.
+/// Commands that QEMU takes, or refuses for another reason than its schema. What they change matters to nobody.
 const GOOD: &[&str] = &[
     r#"{"execute":"query-status"}"#,
     r#"{"execute":"query-status","arguments":{}}"#,
@@ -56,7 +55,7 @@ const GOOD: &[&str] = &[
     r#"{"execute":"query-name","id":{"a":[{}]}}"#,
 ];
 
-/// Those that it refuses for what its schema says.
+/// Commands that it refuses for what its schema says.
 const BAD: &[&str] = &[
     r#"{"execute":"no-such-command"}"#,
     r#"{"exec-oob":"no-such-command"}"#,

@@ -415,7 +415,23 @@ impl Builder<'_> {
         let mut events = std::mem::take(&mut tables.events);
         events.sort_by(|a, b| tables.text(a.name).cmp(tables.text(b.name)));
         tables.events = events;
+        tables.shrink();
         tables
+    }
+}
+
+impl Tables {
+    /// Gives back what the lists have grown too large: they stay as long as their monitor.
+    fn shrink(&mut self) {
+        self.text.shrink_to_fit();
+        self.types.shrink_to_fit();
+        self.members.shrink_to_fit();
+        self.values.shrink_to_fit();
+        self.variants.shrink_to_fit();
+        self.branches.shrink_to_fit();
+        self.features.shrink_to_fit();
+        self.commands.shrink_to_fit();
+        self.events.shrink_to_fit();
     }
 }
 

@@ -19,10 +19,12 @@ pub(super) fn similar<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) ->
         .filter(|name| name.len() <= MAX_NAME)
         .filter_map(|name| {
             let other = folded(name);
-            let distance = distance(&wanted, &other);
-            if distance <= limit {
-                // Of two, the one that was begun.
-                return Some((distance, !other.starts_with(&wanted), name));
+            if wanted.len().abs_diff(other.len()) <= limit {
+                let distance = distance(&wanted, &other);
+                if distance <= limit {
+                    // Of two, the one that was begun.
+                    return Some((distance, !other.starts_with(&wanted), name));
+                }
             }
             let is_part =
                 wanted.len() >= MIN_PART && other.windows(wanted.len()).any(|part| part == wanted);

@@ -66,50 +66,29 @@ impl<'t> Tape<'t> {
         let mut pos = 0;
         while let Some(&byte) = text.get(pos) {
             let start = pos;
-            let in_object = open.last().is_some_and(|id| tape.kind(*id) == Json::Object);
+            pos = token_end(text, pos);
             let kind = match byte {
-                b'"' => {
-                    pos = lex::string_end(text, start);
-                    if in_object && name.is_none() {
-                        name = Some(index(start + 1)..index(pos.saturating_sub(1)));
-                        continue;
-                    }
-                    Json::String
-                }
-                b'{' | b'[' => {
-                    pos += 1;
-                    if byte == b'{' {
-                        Json::Object
-                    } else {
-                        Json::Array
-                    }
-                }
+                b'{' => Json::Object,
+                b'[' => Json::Array,
+                b'"' => Json::String,
+                b'-' | b'0'..=b'9' | b'a'..=b'z' => word_kind(&text[start..pos]),
                 b'}' | b']' => {
-                    pos += 1;
-                    let end = index(tape.nodes.len());
-                    if let Some(id) = open.pop()
-                        && let Some(node) = tape.nodes.get_mut(id as usize)
-                    {
-                        node.next = end;
-                        node.value.end = index(pos);
-                    }
+                    tape.close(open.pop(), pos);
                     continue;
-                }
-                b'-' | b'0'..=b'9' | b'a'..=b'z' => {
-                    let word = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'E' | b'+' | b'-' | b'.');
-                    pos += text[start..].iter().take_while(word).count();
-                    word_kind(&text[start..pos])
                 }
                 // A blank, a comma or a colon.
-                _ => {
-                    pos += 1;
-                    continue;
-                }
+                _ => continue,
             };
+            let around = open.last().copied();
+            let in_object = around.is_some_and(|id| tape.kind(id) == Json::Object);
+            if in_object && name.is_none() {
+                name = Some(index(start + 1)..index(pos.saturating_sub(1)));
+                continue;
+            }
             let id = index(tape.nodes.len());
             tape.nodes.push(Node {
                 kind,
-                parent: open.last().copied().unwrap_or(0),
+                parent: around.unwrap_or(Tape::ROOT),
                 next: id + 1,
                 name: name.take(),
                 value: index(start)..index(pos),
@@ -119,6 +98,17 @@ impl<'t> Tape<'t> {
             }
         }
         tape
+    }
+
+    /// Ends an object or an array.
+    fn close(&mut self, id: Option<NodeId>, pos: usize) {
+        let next = index(self.nodes.len());
+        if let Some(id) = id
+            && let Some(node) = self.nodes.get_mut(id as usize)
+        {
+            node.next = next;
+            node.value.end = index(pos);
+        }
     }
 
     /// The outermost value.
@@ -202,6 +192,18 @@ pub(super) fn shorten(text: &str) -> String {
     match text.char_indices().nth(LIMIT) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// Where the token that starts at `pos` ends.
+fn token_end(text: &[u8], pos: usize) -> usize {
+    let is_word = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'E' | b'+' | b'-' | b'.');
+    match text.get(pos) {
+        Some(b'"') => lex::string_end(text, pos),
+        Some(byte) if is_word(byte) => {
+            pos + text[pos..].iter().take_while(|byte| is_word(byte)).count()
+        }
+        _ => pos + 1,
     }
 }
 
