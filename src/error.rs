@@ -284,12 +284,24 @@ impl LibvirtError {
     pub const OPERATION_INVALID: i32 = 55;
     /// `VIR_ERR_OPERATION_TIMEOUT`: the domain is busy, for one.
     pub const OPERATION_TIMEOUT: i32 = 68;
+    /// `VIR_ERR_ARGUMENT_UNSUPPORTED`: the domain has no guest agent, for one.
+    pub const ARGUMENT_UNSUPPORTED: i32 = 74;
     /// `VIR_ERR_AUTH_CANCELLED`.
     pub const AUTH_CANCELLED: i32 = 79;
-    /// `VIR_ERR_AUTH_UNAVAILABLE`.
-    pub const AUTH_UNAVAILABLE: i32 = 94;
+    /// `VIR_ERR_AGENT_UNRESPONSIVE`: the guest agent is not connected, or did not answer.
+    pub const AGENT_UNRESPONSIVE: i32 = 86;
     /// `VIR_ERR_ACCESS_DENIED`: access control refused it.
     pub const ACCESS_DENIED: i32 = 88;
+    /// `VIR_ERR_AUTH_UNAVAILABLE`.
+    pub const AUTH_UNAVAILABLE: i32 = 94;
+    /// `VIR_ERR_AGENT_UNSYNCED`: the guest agent answers something else than what it was asked.
+    pub const AGENT_UNSYNCED: i32 = 97;
+    /// `VIR_ERR_AGENT_COMMAND_TIMEOUT`: the guest agent did not answer the command in time. Older libvirt says
+    /// [`AGENT_UNRESPONSIVE`](Self::AGENT_UNRESPONSIVE).
+    pub const AGENT_COMMAND_TIMEOUT: i32 = 112;
+    /// `VIR_ERR_AGENT_COMMAND_FAILED`: the guest agent answered with an error. Older libvirt says
+    /// [`INTERNAL_ERROR`](Self::INTERNAL_ERROR).
+    pub const AGENT_COMMAND_FAILED: i32 = 113;
 
     /// `VIR_FROM_QEMU`.
     const FROM_QEMU: i32 = 10;
@@ -368,10 +380,13 @@ impl Error {
         }
     }
 
-    /// A deadline passed, here or in libvirt (`VIR_ERR_OPERATION_TIMEOUT`).
+    /// A deadline passed, here or in libvirt (`VIR_ERR_OPERATION_TIMEOUT`, `VIR_ERR_AGENT_COMMAND_TIMEOUT`).
     pub fn is_timeout(&self) -> bool {
         matches!(self, Error::Timeout { .. })
-            || self.libvirt_code() == Some(LibvirtError::OPERATION_TIMEOUT)
+            || matches!(
+                self.libvirt_code(),
+                Some(LibvirtError::OPERATION_TIMEOUT | LibvirtError::AGENT_COMMAND_TIMEOUT)
+            )
     }
 
     /// The connection is gone; no later call on it can succeed.
@@ -387,6 +402,19 @@ impl Error {
     /// The domain does not run, or is otherwise not in the state for it (`VIR_ERR_OPERATION_INVALID`).
     pub fn is_not_running(&self) -> bool {
         self.libvirt_code() == Some(LibvirtError::OPERATION_INVALID)
+    }
+
+    /// The guest agent is not connected to libvirt, or does not answer it (`VIR_ERR_AGENT_UNRESPONSIVE`,
+    /// `VIR_ERR_AGENT_UNSYNCED`, `VIR_ERR_AGENT_COMMAND_TIMEOUT`).
+    pub fn is_agent_unresponsive(&self) -> bool {
+        matches!(
+            self.libvirt_code(),
+            Some(
+                LibvirtError::AGENT_UNRESPONSIVE
+                    | LibvirtError::AGENT_UNSYNCED
+                    | LibvirtError::AGENT_COMMAND_TIMEOUT
+            )
+        )
     }
 
     /// The connection is read-only, or access control refused the call.
@@ -461,6 +489,8 @@ impl Error {
             // notices first, the reset of the monitor's socket or its end.
             Error::Libvirt(error) => match error.code {
                 LibvirtError::SYSTEM_ERROR => true,
+                // The first is also what older libvirt says of an answer that did not come in time.
+                LibvirtError::AGENT_UNRESPONSIVE | LibvirtError::AGENT_COMMAND_TIMEOUT => true,
                 LibvirtError::INTERNAL_ERROR => error.domain == LibvirtError::FROM_QEMU,
                 _ => false,
             },
@@ -498,5 +528,39 @@ impl From<CommandError> for Error {
 impl From<EventError> for Error {
     fn from(error: EventError) -> Self {
         Error::json("event", error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_libvirt_says_of_the_guest_agent_is_told_by_its_code() {
+        for (code, unresponsive, timeout, maybe_executed) in [
+            (LibvirtError::AGENT_UNRESPONSIVE, true, false, true),
+            (LibvirtError::AGENT_UNSYNCED, true, false, false),
+            (LibvirtError::AGENT_COMMAND_TIMEOUT, true, true, true),
+            (LibvirtError::AGENT_COMMAND_FAILED, false, false, false),
+            (LibvirtError::ARGUMENT_UNSUPPORTED, false, false, false),
+        ] {
+            let error = Error::from(LibvirtError {
+                code,
+                domain: LibvirtError::FROM_QEMU,
+                level: 2,
+                message: None,
+                str1: None,
+                str2: None,
+                str3: None,
+                int1: -1,
+                int2: -1,
+                about_domain: None,
+                about_network: None,
+                procedure: "QEMU_PROC_DOMAIN_AGENT_COMMAND",
+            });
+            assert_eq!(error.is_agent_unresponsive(), unresponsive, "{code}");
+            assert_eq!(error.is_timeout(), timeout, "{code}");
+            assert_eq!(error.maybe_executed(), maybe_executed, "{code}");
+        }
     }
 }

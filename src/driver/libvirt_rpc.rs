@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -14,9 +15,9 @@ use crate::config::Config;
 use crate::connection::Encoded;
 use crate::error::{EndCause, Error};
 use crate::libvirt::{DomainKey, Libvirt};
-use crate::monitor::{EventStream, Monitor, MonitorFuture};
+use crate::monitor::{AgentTimeout, EventOptions, EventStream, Monitor, MonitorFuture, RunOptions};
 use crate::protocol::remote::{NonnullDomain, STRING_MAX};
-use crate::qmp::{CommandError, RawCommand};
+use crate::qmp::{self, CommandError, RawCommand};
 use crate::queue::EventQueue;
 
 /// The QEMU monitor of one domain, through libvirtd.
@@ -49,6 +50,8 @@ pub struct LibvirtRpc {
     domain: OnceCell<NonnullDomain>,
     /// Lets one command run at a time.
     turn: Arc<Semaphore>,
+    /// The same for commands of the guest agent, which libvirt runs beside those of the monitor.
+    agent_turn: Arc<Semaphore>,
     disconnected: AtomicBool,
     /// The event streams that `disconnect` ends.
     streams: Mutex<Vec<Weak<EventQueue>>>,
@@ -89,6 +92,7 @@ impl LibvirtRpc {
             key,
             domain: OnceCell::new(),
             turn: Arc::new(Semaphore::new(1)),
+            agent_turn: Arc::new(Semaphore::new(1)),
             disconnected: AtomicBool::new(false),
             streams: Mutex::default(),
         }
@@ -125,24 +129,56 @@ impl LibvirtRpc {
         Ok((libvirt, domain))
     }
 
-    async fn run_command(&self, text: &[u8]) -> Result<Bytes, Error> {
+    /// As `make_ready`, for `text`, which is refused before anything is sent where it cannot be.
+    async fn make_ready_for(&self, text: &[u8]) -> Result<(&Libvirt, &NonnullDomain), Error> {
         if self.ready_now()?.is_none() {
-            // What cannot be sent is refused before anything is.
             checked_text(&RawCommand::parse(text)?)?;
             // Boxed, for it is rare and large, and every command's future would have room for it.
             Box::pin(self.make_ready()).await?;
         }
-        let Some((libvirt, domain)) = self.ready_now()? else {
-            return Err(Error::Closed);
-        };
-        let (call, user_id) = encode(text, domain)?;
-        let reply = libvirt.run_monitor_command(call, &self.turn).await?;
+        self.ready_now()?.ok_or(Error::Closed)
+    }
+
+    /// `timeout` is the call's own, where it has one.
+    async fn run_command(
+        &self,
+        text: &[u8],
+        timeout: Option<Option<Duration>>,
+    ) -> Result<Bytes, Error> {
+        let (libvirt, domain) = self.make_ready_for(text).await?;
+        let (call, user_id) = encode(text, |text| Libvirt::encode_monitor_command(domain, text))?;
+        let timeout = timeout.unwrap_or(libvirt.call_timeout());
+        let reply = libvirt
+            .run_monitor_command(call, &self.turn, timeout)
+            .await?;
         finish(reply, user_id, text)
     }
 
-    async fn subscribe(&self) -> Result<EventStream, Error> {
+    async fn run_agent(&self, text: &[u8], timeout: AgentTimeout) -> Result<Bytes, Error> {
+        let (libvirt, domain) = self.make_ready_for(text).await?;
+        let (call, user_id) = encode(text, |text| {
+            Libvirt::encode_agent_command(domain, text, timeout.to_wire())
+        })?;
+        let limit = libvirt
+            .call_timeout()
+            .map(|limit| limit.saturating_add(timeout.allowance()));
+        let reply = libvirt
+            .run_agent_command(call, &self.agent_turn, limit)
+            .await?;
+        let reply = qmp::set_id(reply, user_id).map_err(|error| Error::json("reply", error))?;
+        finish(reply, user_id, text)
+    }
+
+    async fn subscribe(&self, options: EventOptions) -> Result<EventStream, Error> {
+        let EventOptions {
+            filter,
+            queue,
+            overflow,
+        } = options;
         let (libvirt, domain) = self.make_ready().await?;
-        let events = libvirt.monitor_events(domain).await?;
+        let events = libvirt
+            .monitor_events(domain, &filter, queue, overflow)
+            .await?;
         if let Some(queue) = events.queue() {
             let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
             // Disconnected while this waited: nobody would end the stream any more.
@@ -152,7 +188,7 @@ impl LibvirtRpc {
             streams.retain(|stream| stream.strong_count() > 0);
             streams.push(Arc::downgrade(&queue));
         }
-        Ok(EventStream::new(events))
+        Ok(EventStream::new(events).filtered(filter))
     }
 
     async fn end(&self) -> Result<(), Error> {
@@ -176,10 +212,10 @@ impl LibvirtRpc {
     }
 }
 
-/// Checks a command and encodes it for `domain`. Gives the user's id too, which libvirt would refuse.
+/// Checks a command and encodes it. Gives the user's id too, which libvirt would refuse.
 fn encode<'a>(
     text: &'a [u8],
-    domain: &NonnullDomain,
+    encode: impl FnOnce(&str) -> Result<Encoded, Error>,
 ) -> Result<(Encoded, Option<&'a [u8]>), Error> {
     let command = RawCommand::parse(text)?;
     let text = checked_text(&command)?;
@@ -187,8 +223,7 @@ fn encode<'a>(
     let text = std::str::from_utf8(&text).map_err(|error| CommandError::NotUtf8 {
         offset: error.valid_up_to(),
     })?;
-    let call = Libvirt::encode_monitor_command(domain, text)?;
-    Ok((call, command.user_id()))
+    Ok((encode(text)?, command.user_id()))
 }
 
 /// The command without its id, as libvirt takes it. Refuses what cannot be sent, whoever the domain is.
@@ -222,11 +257,31 @@ impl Monitor for LibvirtRpc {
     }
 
     fn run<'a>(&'a self, command: &'a [u8]) -> MonitorFuture<'a, Bytes> {
-        Box::pin(self.run_command(command))
+        Box::pin(self.run_command(command, None))
     }
 
     fn events(&self) -> MonitorFuture<'_, EventStream> {
-        Box::pin(self.subscribe())
+        Box::pin(self.subscribe(EventOptions::default()))
+    }
+
+    fn run_with<'a>(
+        &'a self,
+        command: &'a [u8],
+        options: RunOptions<'a>,
+    ) -> MonitorFuture<'a, Bytes> {
+        if !options.files.is_empty() {
+            let what = "this driver passes no file descriptors".to_owned();
+            return Box::pin(std::future::ready(Err(Error::Unsupported(what))));
+        }
+        Box::pin(self.run_command(command, options.timeout))
+    }
+
+    fn events_with(&self, options: EventOptions) -> MonitorFuture<'_, EventStream> {
+        Box::pin(self.subscribe(options))
+    }
+
+    fn agent<'a>(&'a self, command: &'a [u8], timeout: AgentTimeout) -> MonitorFuture<'a, Bytes> {
+        Box::pin(self.run_agent(command, timeout))
     }
 }
 

@@ -135,6 +135,25 @@ pub(crate) fn restore_id(reply: Bytes, user_id: Option<&[u8]>) -> Result<Bytes, 
     })
 }
 
+/// As `restore_id`, where the transport has no ids: the user's own is put into a reply that has none.
+///
+/// # Errors
+/// If it had to be scanned and is not one JSON object.
+pub(crate) fn set_id(reply: Bytes, user_id: Option<&[u8]>) -> Result<Bytes, JsonError> {
+    let Some(user_id) = user_id else {
+        return restore_id(reply, None);
+    };
+    if find_id(&reply)?.is_some() {
+        return restore_id(reply, Some(user_id));
+    }
+    // It has been scanned: it is an object, and the last byte that is no blank closes it.
+    let end = reply.trim_ascii_end().len().saturating_sub(1);
+    let body = reply[..end].trim_ascii_end();
+    let comma: &[u8] = if body.ends_with(b"{") { b"" } else { b", " };
+    let parts = [body, comma, b"\"id\": ", user_id, &reply[end..]];
+    Ok(Bytes::from(parts.concat()))
+}
+
 /// Replaces `range` of `text`.
 fn splice(text: Bytes, range: Range<usize>, with: &[u8]) -> Bytes {
     let text = if with.len() <= range.len() {
@@ -279,6 +298,38 @@ mod tests {
         assert_eq!(shared, reply);
         assert_eq!(copied, restored);
         String::from_utf8(restored.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn an_id_is_put_into_a_reply_without_one() {
+        let set = |reply: &str, id: Option<&str>| {
+            let reply = Bytes::copy_from_slice(reply.as_bytes());
+            let reply = set_id(reply, id.map(str::as_bytes)).unwrap();
+            String::from_utf8(reply.to_vec()).unwrap()
+        };
+        for (reply, with, without) in [
+            (
+                r#"{"return": {}}"#,
+                r#"{"return": {}, "id": [1]}"#,
+                r#"{"return": {}}"#,
+            ),
+            (" { } \n", " {\"id\": [1]} \n", " { } \n"),
+            (
+                r#"{"return": {"id": 2} }"#,
+                r#"{"return": {"id": 2}, "id": [1]}"#,
+                r#"{"return": {"id": 2} }"#,
+            ),
+            (
+                r#"{"return": 7, "id": "x"}"#,
+                r#"{"return": 7, "id": [1]}"#,
+                r#"{"return": 7}"#,
+            ),
+        ] {
+            assert_eq!(set(reply, Some("[1]")), with);
+            assert_eq!(set(reply, None), without);
+        }
+        assert!(set_id(Bytes::from_static(b"[]"), Some(b"1")).is_err());
+        assert!(set_id(Bytes::from_static(b""), Some(b"1")).is_err());
     }
 
     #[test]

@@ -10,12 +10,12 @@ use bytestring::ByteString;
 use libvirt_qmp::packet::{Header, MessageStatus, MessageType, Packet, PacketCodec};
 use libvirt_qmp::protocol::keepalive::procedure::{Ping, Pong};
 use libvirt_qmp::protocol::qemu::procedure::{
-    ConnectDomainMonitorEventDeregister, ConnectDomainMonitorEventRegister, DomainMonitorCommand,
-    DomainMonitorEvent,
+    ConnectDomainMonitorEventDeregister, ConnectDomainMonitorEventRegister, DomainAgentCommand,
+    DomainMonitorCommand, DomainMonitorEvent,
 };
 use libvirt_qmp::protocol::qemu::{
-    ConnectDomainMonitorEventRegisterRet, DomainMonitorCommandArgs, DomainMonitorCommandRet,
-    DomainMonitorEventMsg,
+    ConnectDomainMonitorEventRegisterRet, DomainAgentCommandArgs, DomainAgentCommandRet,
+    DomainMonitorCommandArgs, DomainMonitorCommandRet, DomainMonitorEventMsg,
 };
 use libvirt_qmp::protocol::remote::procedure::{
     AuthList, ConnectClose, ConnectOpen, ConnectRegisterCloseCallback, ConnectSupportsFeature,
@@ -326,6 +326,22 @@ impl MockDaemon {
     /// Answers a monitor command with what QEMU says.
     pub(crate) async fn answer(&mut self, call: &Call<DomainMonitorCommandArgs>, json: &str) {
         self.reply_raw(&call.header, MessageStatus::OK, answer(json))
+            .await;
+    }
+
+    /// Waits for a command of the guest agent.
+    pub(crate) async fn agent_command(&mut self) -> Call<DomainAgentCommandArgs> {
+        self.expect::<DomainAgentCommand>().await
+    }
+
+    /// Answers a command of the guest agent with what it says, or with nothing.
+    pub(crate) async fn agent_answer(
+        &mut self,
+        call: &Call<DomainAgentCommandArgs>,
+        json: Option<&str>,
+    ) {
+        let result = json.map(ByteString::from);
+        self.reply::<DomainAgentCommand>(call, &DomainAgentCommandRet { result })
             .await;
     }
 
