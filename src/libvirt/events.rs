@@ -38,8 +38,7 @@ const REGISTER_NOCASE: u32 = 2;
 /// A name or pattern longer than this is matched here alone.
 const LONGEST_PATTERN: usize = 4096;
 
-/// Monitor events. The daemon allows one registration without an event name per domain and connection, and any number
-/// with one.
+/// Monitor events, of one domain by its UUID.
 struct QemuMonitor;
 
 impl EventKind for QemuMonitor {
@@ -89,18 +88,40 @@ impl Wanted {
         }
     }
 
-    /// What tells this registration from others: the domain by its UUID, the flags, and the pattern.
-    fn key(&self, domain: &NonnullDomain) -> Vec<u8> {
-        let pattern = self.event.as_deref().map(str::as_bytes);
-        let has_pattern = u8::from(pattern.is_some());
-        let flags = self.flags.to_be_bytes();
-        [
-            &domain.uuid[..],
-            &flags,
-            &[has_pattern],
-            pattern.unwrap_or_default(),
-        ]
-        .concat()
+    /// Everything, in the words of a filter.
+    fn all_by_pattern() -> Self {
+        Wanted {
+            event: Some(ByteString::from_static(".*")),
+            flags: REGISTER_REGEX,
+        }
+    }
+
+    /// What tells this filter from others: the flags and the pattern. Empty for all events.
+    fn key(&self) -> Vec<u8> {
+        match &self.event {
+            Some(event) => [&self.flags.to_be_bytes()[..], event.as_ref()].concat(),
+            None => Vec::new(),
+        }
+    }
+
+    fn args(self, domain: &NonnullDomain) -> ConnectDomainMonitorEventRegisterArgs {
+        ConnectDomainMonitorEventRegisterArgs {
+            dom: Some(domain.clone()),
+            event: self.event,
+            flags: self.flags,
+        }
+    }
+
+    fn registration(self, domain: &NonnullDomain) -> Result<Registration, Error> {
+        let key = self.key();
+        let registration =
+            Registration::new::<QemuMonitor>(&domain.uuid, &key, &self.args(domain))?;
+        match key.is_empty() {
+            true => {
+                registration.beside_others::<QemuMonitor>(&Wanted::all_by_pattern().args(domain))
+            }
+            false => Ok(registration),
+        }
     }
 }
 
@@ -115,14 +136,7 @@ impl Libvirt {
         limit: Option<usize>,
         overflow: Overflow,
     ) -> Result<MonitorEvents, Error> {
-        let wanted = Wanted::of(filter);
-        let key = wanted.key(domain);
-        let args = ConnectDomainMonitorEventRegisterArgs {
-            dom: Some(domain.clone()),
-            event: wanted.event,
-            flags: wanted.flags,
-        };
-        let registration = Registration::new::<QemuMonitor>(&key, &args)?;
+        let registration = Wanted::of(filter).registration(domain)?;
         let mut queue = QueueOptions::new(limit.unwrap_or(self.config.event_queue));
         queue.overflow = overflow;
         if !filter.is_any() {
@@ -289,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn registrations_are_told_apart_by_domain_pattern_and_flags() {
+    fn filters_are_told_apart_by_pattern_and_flags() {
         let filters = [
             EventFilter::any(),
             "STOP".into(),
@@ -297,20 +311,15 @@ mod tests {
             "RESUME".into(),
             EventFilter::glob("STOP"),
             EventFilter::glob("STOP").ignore_case(),
+            // Not what stands for everything.
+            EventFilter::glob("*"),
         ];
-        let mut other = domain("one");
-        other.uuid = [8; 16];
         let keys: std::collections::HashSet<_> = filters
             .iter()
-            .map(Wanted::of)
-            .flat_map(|wanted| [wanted.key(&domain("one")), wanted.key(&other)])
+            .map(|filter| Wanted::of(filter).key())
             .collect();
-        assert_eq!(keys.len(), 2 * filters.len());
-        // A domain that was renamed or started anew is the same target.
-        let mut renamed = domain("two");
-        renamed.id = 4;
-        let wanted = Wanted::all();
-        assert_eq!(wanted.key(&domain("one")), wanted.key(&renamed));
+        assert_eq!(keys.len(), filters.len());
+        assert!(Wanted::all().key().is_empty());
     }
 
     #[test]

@@ -124,6 +124,70 @@ async fn equal_filters_share_a_registration_and_different_ones_do_not_mix() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn all_events_are_asked_for_by_a_pattern_where_the_domain_has_filtered_streams() {
+    // libvirtd refuses a registration without a name for a target that has any other.
+    let (monitor, mut daemon, stops) = subscribed(EventOptions::new("STOP"), 3).await;
+    let subscribing = subscribe(&monitor, EventOptions::default());
+    let call = daemon.registration().await;
+    assert_eq!(call.args.event.as_deref(), Some(".*"));
+    assert_eq!(call.args.flags, 1);
+    daemon.registered(&call, 4).await;
+    let mut all = subscribing.await.unwrap().unwrap();
+    // Another one shares it, whatever words it was asked for by.
+    let mut again = monitor.events().await.unwrap();
+    daemon.event(4, "RESUME", None).await;
+    assert_eq!(waiting(&mut all).await, ["RESUME"]);
+    assert_eq!(waiting(&mut again).await, ["RESUME"]);
+    drop((all, again));
+    daemon.deregister(4).await;
+    // While a filtered one is being taken back it may still be in the way.
+    drop(stops);
+    let subscribing = subscribe(&monitor, EventOptions::default());
+    daemon.deregister(3).await;
+    let call = daemon.registration().await;
+    assert_eq!(call.args.event.as_deref(), Some(".*"));
+    daemon.registered(&call, 5).await;
+    drop(subscribing.await.unwrap().unwrap());
+    daemon.deregister(5).await;
+    // With nothing else there, it is asked for plainly again.
+    let subscribing = subscribe(&monitor, EventOptions::default());
+    let call = daemon.registration().await;
+    assert_eq!((call.args.event.as_deref(), call.args.flags), (None, 0));
+    daemon.registered(&call, 6).await;
+    subscribing.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_filtered_registration_waits_for_the_reply_to_one_for_all() {
+    let (libvirt, mut daemon) = session(quiet()).await;
+    let monitor = Arc::new(monitor_on(&libvirt, &mut daemon, DOMAIN).await);
+    let other = Arc::new(monitor_on(&libvirt, &mut daemon, "vm-2").await);
+    let all = subscribe(&monitor, EventOptions::default());
+    let call = daemon.registration().await;
+    // The daemon might run it first, and then refuse the other.
+    let stops = subscribe(&monitor, EventOptions::new("STOP"));
+    let given_up = subscribe(&monitor, EventOptions::new("RESUME"));
+    let others = subscribe(&other, EventOptions::new("STOP"));
+    let call_of_other = daemon.registration().await;
+    assert_eq!(call_of_other.args.dom, Some(domain("vm-2")));
+    daemon.registered(&call_of_other, 9).await;
+    others.await.unwrap().unwrap();
+    daemon.deregister(9).await;
+    given_up.abort();
+    assert!(daemon.sent_by_now().await.is_empty());
+    // Whatever becomes of it, the filtered one is sent then, and has its own outcome.
+    daemon.error(&call, 38, "no luck").await;
+    assert_eq!(all.await.unwrap().unwrap_err().libvirt_code(), Some(38));
+    let call = daemon.registration().await;
+    assert_eq!(call.args.event.as_deref(), Some("STOP"));
+    daemon.registered(&call, 5).await;
+    let mut stops = stops.await.unwrap().unwrap();
+    daemon.event(5, "STOP", None).await;
+    assert_eq!(waiting(&mut stops).await, ["STOP"]);
+    assert!(daemon.sent_by_now().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_daemon_sends_beyond_the_filter_takes_no_room() {
     // One that the daemon cannot be told, one that it can, and one that is left to a predicate in part.
     for filter in [
