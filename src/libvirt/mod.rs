@@ -1,5 +1,5 @@
 //! A session with a libvirt daemon: opening it, looking domains up, and what is shared by all monitors on it.
-//! May import rpc, config, error and protocol.
+//! May import rpc, transport, config, error and protocol.
 
 mod domain;
 mod events;
@@ -20,6 +20,7 @@ use crate::protocol::qemu::procedure::DomainMonitorCommand;
 use crate::protocol::remote::procedure::{ConnectClose, ConnectListAllDomains};
 use crate::protocol::remote::{self, ConnectListAllDomainsArgs};
 use crate::rpc::{self, Client};
+use crate::transport::Transport;
 use crate::xdr::Writer;
 
 pub use domain::{Domain, DomainKey};
@@ -81,6 +82,11 @@ impl Libvirt {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        Libvirt::open_over(Transport::new(conn), config).await
+    }
+
+    /// As [`Libvirt::open`].
+    pub(crate) async fn open_over(conn: Transport, config: Config) -> Result<Self, Error> {
         let client = Client::start(conn, &config);
         let libvirt = Libvirt {
             client,
