@@ -75,6 +75,12 @@ pub enum Error {
         /// What the system said.
         source: Arc<io::Error>,
     },
+    /// The system would not pass a file descriptor on; nothing was sent.
+    #[error("file descriptors cannot be passed on")]
+    Files {
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
     /// The daemon wants an authentication that this client cannot do.
     #[error("the daemon offers only authentication that is not supported: {}", .offered.join(", "))]
     AuthUnsupported {

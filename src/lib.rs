@@ -16,6 +16,7 @@ mod monitor;
 mod qmp;
 mod queue;
 mod rpc;
+mod transport;
 
 pub use config::{Config, Handshake};
 pub use driver::{LibvirtRpc, SocketMonitor};

@@ -10,16 +10,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and what it may import, bottom first. A layer lists only what stands above it in this table.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("xdr", &[]),
     ("qmp", &[]),
     ("config", &[]),
+    ("transport", &[]),
     ("protocol", &["xdr"]),
     ("packet", &["protocol"]),
     ("error", &["xdr", "packet", "protocol", "qmp"]),
     ("queue", &["error", "qmp"]),
     ("inflight", &["error"]),
-    ("connection", &["error", "inflight"]),
+    ("connection", &["error", "inflight", "transport"]),
     ("monitor", &["error", "qmp", "queue"]),
     (
         "rpc",
@@ -32,6 +33,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "queue",
             "inflight",
             "connection",
+            "transport",
         ],
     ),
     (
@@ -44,6 +46,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "error",
             "queue",
             "connection",
+            "transport",
             "rpc",
         ],
     ),
@@ -60,6 +63,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "queue",
             "inflight",
             "connection",
+            "transport",
             "monitor",
             "rpc",
             "libvirt",

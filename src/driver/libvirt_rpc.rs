@@ -117,7 +117,7 @@ impl LibvirtRpc {
         }
         let libvirt = match &self.session {
             Session::Own(link, config) => {
-                link.session(|stream| Libvirt::open(stream, (**config).clone()))
+                link.session(|stream| Libvirt::open_over(stream, (**config).clone()))
                     .await?
             }
             Session::Shared(libvirt) => libvirt,

@@ -1,5 +1,5 @@
 //! A session with a libvirt daemon: opening it, looking domains up, and what is shared by all monitors on it.
-//! May import rpc, config, error and protocol.
+//! May import rpc, transport, config, error and protocol.
 
 mod commands;
 mod domain;
@@ -17,6 +17,7 @@ use crate::error::{EndCause, Error, Phase};
 use crate::protocol::remote::ConnectListAllDomainsArgs;
 use crate::protocol::remote::procedure::{ConnectClose, ConnectListAllDomains};
 use crate::rpc::Client;
+use crate::transport::Transport;
 
 pub use domain::{Domain, DomainKey};
 
@@ -74,6 +75,11 @@ impl Libvirt {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        Libvirt::open_over(Transport::new(conn), config).await
+    }
+
+    /// As [`Libvirt::open`].
+    pub(crate) async fn open_over(conn: Transport, config: Config) -> Result<Self, Error> {
         let client = Client::start(conn, &config);
         let libvirt = Libvirt {
             client,

@@ -1,5 +1,5 @@
 //! The RPC client: a handle that many callers share, and the one task that owns the socket.
-//! May import connection, inflight, queue, error, config, packet, protocol and xdr.
+//! May import connection, transport, inflight, queue, error, config, packet, protocol and xdr.
 //!
 //! A call is encoded by its caller, queued, given its serial by the task when it leaves, and answered by the task when its
 //! reply comes. See `task` for the rules of the task and `subscriptions` for events.
@@ -10,7 +10,6 @@ mod task;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tracing::trace;
 use xdr_codec::Pack;
@@ -24,6 +23,7 @@ use crate::inflight::Progress;
 use crate::packet::{Header, MAX_LENGTH, MessageStatus, PREFIX};
 use crate::protocol::{Procedure, rpc};
 use crate::queue::QueueOptions;
+use crate::transport::Transport;
 use crate::xdr::{self, Writer};
 
 pub(crate) use subscriptions::{EventKind, Registration, Subscription};
@@ -66,10 +66,7 @@ impl Drop for Handle {
 
 impl Client {
     /// Starts the connection task over `io`. Must run inside a tokio runtime.
-    pub(crate) fn start<T>(io: T, config: &Config) -> Self
-    where
-        T: AsyncRead + AsyncWrite + Send + 'static,
-    {
+    pub(crate) fn start(io: Transport, config: &Config) -> Self {
         let connection = Connection::new(config.max_in_flight);
         let shared = Arc::new(Shared {
             connection,
@@ -181,6 +178,8 @@ pub(crate) fn encode<P: Procedure>(args: &impl Pack<Writer>) -> Result<Encoded, 
         bytes,
         stamp,
         procedure: (P::PROGRAM, P::NUMBER),
+        files: None,
+        ahead: false,
     })
 }
 

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Buf;
 use futures_core::Stream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadHalf};
 use tokio_util::codec::FramedRead;
 use tracing::{debug, trace};
 
@@ -26,6 +25,7 @@ use crate::packet::{FrameError, Header, MessageStatus, MessageType, Packet, Pack
 use crate::protocol::keepalive::procedure::{Ping, Pong};
 use crate::protocol::remote::procedure::ConnectEventConnectionClosed;
 use crate::protocol::{Message, keepalive};
+use crate::transport::{ReadHalf, Transport};
 
 /// After so many packets the reader lets others run, for a peer that floods would starve the other loops of its task.
 const PACKETS_PER_TURN: u32 = 256;
@@ -35,13 +35,10 @@ const PACKETS_PER_TURN: u32 = 256;
 const EVENT_WEIGHT: u32 = 4;
 
 /// Runs the connection until it ends.
-pub(super) async fn run<T>(io: T, shared: Arc<Shared>, keepalive: Option<Keepalive>)
-where
-    T: AsyncRead + AsyncWrite + Send + 'static,
-{
+pub(super) async fn run(io: Transport, shared: Arc<Shared>, keepalive: Option<Keepalive>) {
     let shared = &*shared;
     let heard = AtomicBool::new(false);
-    let (read, write) = tokio::io::split(io);
+    let (read, write) = io.split();
     shared
         .connection
         .drive(
@@ -53,11 +50,7 @@ where
         .await;
 }
 
-async fn read_packets<T: AsyncRead>(
-    read: ReadHalf<T>,
-    shared: &Shared,
-    heard: &AtomicBool,
-) -> EndCause {
+async fn read_packets(read: ReadHalf, shared: &Shared, heard: &AtomicBool) -> EndCause {
     let mut packets = FramedRead::new(read, PacketCodec);
     let mut turn = 0;
     loop {

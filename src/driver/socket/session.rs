@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadHalf};
 use tokio::sync::oneshot;
 use tokio_util::codec::FramedRead;
 use tracing::{debug, trace};
@@ -31,6 +30,7 @@ use crate::inflight::{Found, Progress, Waiter};
 use crate::qmp::{
     CommandError, FrameDecoder, FrameError, Greeting, Kind, MAX_MESSAGE, Message, RawCommand,
 };
+use crate::transport::{ReadHalf, Transport};
 
 /// QEMU queues so many commands before it stops reading (`QMP_REQ_QUEUE_LEN_MAX`).
 const MAX_IN_FLIGHT: usize = 8;
@@ -70,10 +70,11 @@ struct Shared {
 
 impl Session {
     /// Starts the task over `io` and does the handshake: greeting, then capabilities.
-    pub(super) async fn open<T>(io: T, config: Config, ids: Arc<Ids>) -> Result<Arc<Self>, Error>
-    where
-        T: AsyncRead + AsyncWrite + Send + 'static,
-    {
+    pub(super) async fn open(
+        io: Transport,
+        config: Config,
+        ids: Arc<Ids>,
+    ) -> Result<Arc<Self>, Error> {
         let shared = Arc::new(Shared {
             connection: Connection::new(config.max_in_flight.min(MAX_IN_FLIGHT)),
             ids,
@@ -140,12 +141,9 @@ pub(super) fn silent(phase: Phase, deadline: Deadline) -> Error {
     )
 }
 
-async fn run<T>(io: T, shared: Arc<Shared>, greeted: oneshot::Sender<Greeting>)
-where
-    T: AsyncRead + AsyncWrite + Send + 'static,
-{
+async fn run(io: Transport, shared: Arc<Shared>, greeted: oneshot::Sender<Greeting>) {
     let shared = &*shared;
-    let (read, write) = tokio::io::split(io);
+    let (read, write) = io.split();
     let read_loop = read_messages(read, shared, greeted);
     let tell = |cause: &Arc<EndCause>| shared.subscribers.end(cause);
     shared
@@ -228,8 +226,8 @@ fn answer(waiter: Waiter<Bytes, Infallible>, message: Bytes) {
 }
 
 /// The loop that reads messages and brings each to whom it is for.
-async fn read_messages<T: AsyncRead>(
-    read: ReadHalf<T>,
+async fn read_messages(
+    read: ReadHalf,
     shared: &Shared,
     greeted: oneshot::Sender<Greeting>,
 ) -> EndCause {
@@ -320,6 +318,8 @@ impl Ids {
             bytes,
             stamp: Ids::stamp,
             procedure: (0, 0),
+            files: None,
+            ahead: false,
         })
     }
 
