@@ -110,7 +110,6 @@ pub(crate) enum Ride {
     /// All on the first byte of the call (QMP).
     First,
     /// Each on a byte of its own after the call, which no length counts (libvirt's RPC).
-    #[expect(dead_code, reason = "for libvirt's RPC")]
     After,
 }
 

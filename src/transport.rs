@@ -101,25 +101,11 @@ enum ReadKind {
 
 impl ReadHalf {
     /// Whether descriptors are kept that come with what is read from now on. Set it before the peer is asked for any; anybody may.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "for libvirt's RPC, whose replies may bring descriptors"
-        )
-    )]
     pub(crate) fn files_wanted(&self) -> Arc<AtomicBool> {
         self.files_wanted.clone()
     }
 
     /// The descriptors that have come and were not taken, oldest first. Each came with bytes that have been read, or were among the last that were.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "for libvirt's RPC, whose replies may bring descriptors"
-        )
-    )]
     pub(crate) fn files(&mut self) -> &mut VecDeque<OwnedFd> {
         &mut self.files
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OnceCell, Semaphore};
 
-use super::{Link, finish, refuse_oob};
+use super::{Link, duplicate, finish, refuse_oob};
 use crate::config::Config;
 use crate::connection::Encoded;
 use crate::error::{EndCause, Error};
@@ -19,6 +19,9 @@ use crate::monitor::{AgentTimeout, EventOptions, EventStream, Monitor, MonitorFu
 use crate::protocol::remote::{NonnullDomain, STRING_MAX};
 use crate::qmp::{self, CommandError, RawCommand};
 use crate::queue::EventQueue;
+
+/// Descriptors that libvirt's QEMU driver takes with a command.
+const MOST_FILES: usize = 1;
 
 /// The QEMU monitor of one domain, through libvirtd.
 ///
@@ -44,6 +47,11 @@ use crate::queue::EventQueue;
 /// The domain is looked up once and then known by its UUID. A command is at most 4 MiB long, and so is a reply
 /// (`REMOTE_STRING_MAX`). Commands run one at a time in the order of their calls, unless
 /// [`Config::max_in_flight`] is lifted. libvirt marks a domain as tainted (`custom-monitor`) on its first command.
+///
+/// One file descriptor can go with a command, where the stream is a tokio [`UnixStream`](tokio::net::UnixStream) itself; a
+/// daemon before libvirt 8.2 says that it does not know the procedure ([`Error::is_unsupported`]). Commands of the guest
+/// agent run one at a time too, beside those of the monitor; its errors come as [`Error::Libvirt`], for libvirt hands on
+/// only their text. Filters by name are kept by libvirtd where they are names or globs of letters, digits, `_` and `-`.
 pub struct LibvirtRpc {
     session: Session,
     key: DomainKey,
@@ -150,6 +158,31 @@ impl LibvirtRpc {
         let timeout = timeout.unwrap_or(libvirt.call_timeout());
         let reply = libvirt
             .run_monitor_command(call, &self.turn, timeout)
+            .await?;
+        finish(reply, user_id, text)
+    }
+
+    async fn run_with_files(&self, text: &[u8], options: RunOptions<'_>) -> Result<Bytes, Error> {
+        let passes_files = match &self.session {
+            Session::Own(link, _) => link.passes_files,
+            Session::Shared(libvirt) => libvirt.passes_files(),
+        };
+        let why_not = match options.files.len() {
+            _ if !passes_files => "file descriptors go to libvirtd over its unix socket alone",
+            ..=MOST_FILES => "",
+            _ => "libvirt passes one file descriptor with a command",
+        };
+        if !why_not.is_empty() {
+            return Err(Error::Unsupported(why_not.to_owned()));
+        }
+        let files = duplicate(options.files)?;
+        let (libvirt, domain) = self.make_ready_for(text).await?;
+        let (call, user_id) = encode(text, |text| {
+            Libvirt::encode_monitor_command_with_files(domain, text, files)
+        })?;
+        let timeout = options.timeout.unwrap_or(libvirt.call_timeout());
+        let reply = libvirt
+            .run_monitor_command_with_files(call, &self.turn, timeout)
             .await?;
         finish(reply, user_id, text)
     }
@@ -270,8 +303,7 @@ impl Monitor for LibvirtRpc {
         options: RunOptions<'a>,
     ) -> MonitorFuture<'a, Bytes> {
         if !options.files.is_empty() {
-            let what = "this driver passes no file descriptors".to_owned();
-            return Box::pin(std::future::ready(Err(Error::Unsupported(what))));
+            return Box::pin(self.run_with_files(command, options));
         }
         Box::pin(self.run_command(command, options.timeout))
     }

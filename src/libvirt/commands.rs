@@ -1,6 +1,8 @@
-//! Commands of QEMU's monitor and of the guest agent (`QEMU_PROC_DOMAIN_MONITOR_COMMAND`, `QEMU_PROC_DOMAIN_AGENT_COMMAND`).
+//! Commands of QEMU's monitor, with and without file descriptors, and of the guest agent
+//! (`QEMU_PROC_DOMAIN_MONITOR_COMMAND`, `…_WITH_FILES`, `QEMU_PROC_DOMAIN_AGENT_COMMAND`).
 //! A command is encoded first, so that what does not fit is refused before anything waits.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +14,9 @@ use super::Libvirt;
 use crate::connection::{CallOptions, Encoded, Limits, deadline};
 use crate::error::{Error, Phase};
 use crate::protocol::Procedure;
-use crate::protocol::qemu::procedure::{DomainAgentCommand, DomainMonitorCommand};
+use crate::protocol::qemu::procedure::{
+    DomainAgentCommand, DomainMonitorCommand, DomainMonitorCommandWithFiles,
+};
 use crate::protocol::remote::{NonnullDomain, STRING_MAX};
 use crate::rpc;
 use crate::xdr::Writer;
@@ -43,6 +47,31 @@ impl Libvirt {
         let reply = self
             .client
             .send::<DomainMonitorCommand>(command, &options)
+            .await?;
+        Ok(reply.result.into_bytes())
+    }
+
+    /// As `encode_monitor_command`, with file descriptors, for `run_monitor_command_with_files`.
+    pub(crate) fn encode_monitor_command_with_files(
+        domain: &NonnullDomain,
+        command: &str,
+        files: Vec<OwnedFd>,
+    ) -> Result<Encoded, Error> {
+        let args = MonitorCommand { domain, command };
+        rpc::encode_with_files::<DomainMonitorCommandWithFiles>(&args, files)
+    }
+
+    /// As `run_monitor_command`, for a command that was encoded with file descriptors.
+    pub(crate) async fn run_monitor_command_with_files(
+        &self,
+        command: Encoded,
+        turn: &Arc<Semaphore>,
+        timeout: Option<Duration>,
+    ) -> Result<Bytes, Error> {
+        let options = in_turn(turn, timeout);
+        let reply = self
+            .client
+            .send::<DomainMonitorCommandWithFiles>(command, &options)
             .await?;
         Ok(reply.result.into_bytes())
     }

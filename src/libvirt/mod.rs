@@ -111,6 +111,11 @@ impl Libvirt {
         Ok(reply.domains.into_iter().map(Domain::from).collect())
     }
 
+    /// Whether file descriptors can go along with a call: over a unix socket alone.
+    pub(crate) fn passes_files(&self) -> bool {
+        self.client.passes_files()
+    }
+
     /// Closes the session: tells the daemon, and ends the connection. Calls, monitors and event streams on it fail with
     /// [`EndCause::UserClosed`]. Repeated calls do nothing. Takes at most 5 s, even where the peer does not read.
     ///

@@ -10,6 +10,7 @@
 mod support;
 
 mod agent;
+mod files;
 mod filters;
 
 use libvirt_qmp::{Config, Libvirt};

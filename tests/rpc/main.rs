@@ -17,6 +17,7 @@ mod close;
 mod connect;
 mod end;
 mod events;
+mod files;
 mod filters;
 mod keepalive;
 mod limits;

@@ -9,6 +9,7 @@
 )]
 
 pub(crate) mod conformance;
+pub(crate) mod fds;
 pub(crate) mod lab;
 pub(crate) mod mock;
 pub(crate) mod process;
