@@ -136,6 +136,8 @@ pub enum Phase {
     Open,
     /// Looking the domain up.
     Lookup,
+    /// Synchronizing with the guest agent.
+    Sync,
     /// Registering for events.
     Subscription,
     /// Waiting for a free slot among the calls in flight; nothing was sent.
@@ -158,6 +160,7 @@ impl fmt::Display for Phase {
             Phase::Features => "asking for features",
             Phase::Open => "opening the hypervisor connection",
             Phase::Lookup => "looking the domain up",
+            Phase::Sync => "synchronizing with the guest agent",
             Phase::Subscription => "registering for events",
             Phase::Queue => "waiting for a free slot among the calls in flight",
             Phase::Write => "sending",
@@ -171,6 +174,7 @@ impl fmt::Display for Phase {
 fn hint(phase: &Phase) -> &'static str {
     match phase {
         Phase::Greeting => " (QEMU serves one client per monitor: is another one connected?)",
+        Phase::Sync => " (is it running, and is another client connected to it?)",
         Phase::Negotiation => " (QEMU answers no monitor while a command blocks on another)",
         _ => "",
     }
@@ -457,6 +461,7 @@ impl Error {
                     | Phase::Authentication
                     | Phase::Features
                     | Phase::Open
+                    | Phase::Sync
             ),
             _ => false,
         }

@@ -1,6 +1,8 @@
-//! The ways to be a [`Monitor`](crate::Monitor): through libvirtd, and on QEMU's own socket. May import anything below.
+//! The ways to be a [`Monitor`](crate::Monitor): through libvirtd, and on QEMU's own socket; and the guest agent on its own.
+//! May import anything below.
 
 mod fanout;
+mod guest_agent;
 mod libvirt_rpc;
 mod socket;
 
@@ -18,6 +20,7 @@ use crate::error::{EndCause, Error};
 use crate::qmp::{self, QmpError, RawCommand};
 use crate::transport::Transport;
 
+pub use guest_agent::GuestAgent;
 pub use libvirt_rpc::LibvirtRpc;
 pub use socket::SocketMonitor;
 

@@ -191,7 +191,7 @@ impl fmt::Debug for SocketMonitor {
 }
 
 /// Connects within `timeout`; a full backlog, which refuses at once on a unix socket, is tried again until then.
-async fn dial<T, F>(
+pub(super) async fn dial<T, F>(
     target: String,
     timeout: Option<Duration>,
     connect: impl Fn() -> F,
