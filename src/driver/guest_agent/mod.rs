@@ -46,7 +46,8 @@ use link::{Failure, Link};
 /// whose reply was not awaited to its end, because its deadline passed or its future was dropped: a late reply is never taken
 /// for another command's.
 ///
-/// Nobody reads while no command runs, so the end of a connection is noticed by the next command.
+/// Nobody reads while no command runs, so the end of a connection is noticed by the next command. A `qemu-ga` that listens on
+/// a socket by itself, without `--retry-path`, ends where a client leaves without having read a late reply.
 pub struct GuestAgent {
     /// The link, or why there is none any more.
     link: Mutex<Result<Link, Arc<EndCause>>>,
