@@ -49,6 +49,8 @@ pub(crate) enum Limits<'a> {
     None,
     /// The connection's.
     Connection,
+    /// The connection's, and all of it: nothing else that counts is in flight before the reply.
+    Whole,
     /// The monitor's own, then the connection's. The two lift together.
     Monitor(&'a Arc<Semaphore>),
 }
@@ -72,6 +74,8 @@ pub(crate) struct Connection<R, H> {
     pub(crate) calls: Calls<R, H>,
     /// The calls that may be in flight; none where there is no limit.
     limit: Option<Arc<Semaphore>>,
+    /// How many that are.
+    all: u32,
     /// Whether the user is closing it: the end is theirs then, however it comes about.
     leaving: AtomicBool,
     /// Set once, when the connection has ended and everybody has been told.
@@ -80,11 +84,12 @@ pub(crate) struct Connection<R, H> {
 
 impl<R, H> Connection<R, H> {
     pub(crate) fn new(max_in_flight: usize) -> Self {
-        let limit = (max_in_flight != usize::MAX)
-            .then(|| Arc::new(Semaphore::new(max_in_flight.min(Semaphore::MAX_PERMITS))));
+        let all = u32::try_from(max_in_flight.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        let limit = (max_in_flight != usize::MAX).then(|| Arc::new(Semaphore::new(all as usize)));
         Connection {
             calls: Calls::new(),
             limit,
+            all,
             leaving: AtomicBool::new(false),
             ended: watch::Sender::new(None),
         }
@@ -118,17 +123,18 @@ impl<R, H> Connection<R, H> {
     /// Waits for the right to have a call in flight.
     async fn slot(&self, options: &CallOptions<'_>) -> Result<Slot, Error> {
         let limit = self.limit.as_ref();
-        let (monitor, connection) = match options.limits {
-            Limits::None => (None, None),
-            Limits::Connection => (None, limit),
-            Limits::Monitor(own) => (limit.map(|_| own), limit),
+        let (monitor, connection, calls) = match options.limits {
+            Limits::None => (None, None, 1),
+            Limits::Connection => (None, limit, 1),
+            Limits::Whole => (None, limit, self.all),
+            Limits::Monitor(own) => (limit.map(|_| own), limit, 1),
         };
         let mut slot = Slot::default();
         if let Some(monitor) = monitor {
-            slot.monitor = Some(self.permit(monitor, options).await?);
+            slot.monitor = Some(self.permit(monitor, 1, options).await?);
         }
         if let Some(connection) = connection {
-            slot.connection = Some(self.permit(connection, options).await?);
+            slot.connection = Some(self.permit(connection, calls, options).await?);
         }
         Ok(slot)
     }
@@ -136,22 +142,25 @@ impl<R, H> Connection<R, H> {
     async fn permit(
         &self,
         limit: &Arc<Semaphore>,
+        calls: u32,
         options: &CallOptions<'_>,
     ) -> Result<OwnedSemaphorePermit, Error> {
-        match limit.clone().try_acquire_owned() {
+        match limit.clone().try_acquire_many_owned(calls) {
             Ok(permit) => Ok(permit),
             // Boxed, so that a call that need not wait has no room for it.
-            Err(_) => Box::pin(self.wait_for_permit(limit.clone(), options)).await,
+            Err(_) => Box::pin(self.wait_for_permit(limit.clone(), calls, options)).await,
         }
     }
 
+    /// Those who wait are served in their order: what wants many is not passed by those who want one.
     async fn wait_for_permit(
         &self,
         limit: Arc<Semaphore>,
+        calls: u32,
         options: &CallOptions<'_>,
     ) -> Result<OwnedSemaphorePermit, Error> {
         tokio::select! {
-            permit = limit.acquire_owned() => permit.map_err(|_| Error::Closed),
+            permit = limit.acquire_many_owned(calls) => permit.map_err(|_| Error::Closed),
             cause = self.closed() => Err(Error::disconnected(cause, false)),
             () = sleep_until(options.deadline) => Err(timed_out(options, Progress::Queued)),
         }

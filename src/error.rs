@@ -72,7 +72,15 @@ pub enum Error {
     Connect {
         /// Path or address.
         target: String,
-        /// What the system said.
+        /// What the system said; of kind [`TimedOut`](io::ErrorKind::TimedOut) where it was the deadline that passed.
+        source: Arc<io::Error>,
+    },
+    /// Nobody can connect here.
+    #[error("cannot listen on {target}")]
+    Listen {
+        /// Path or address.
+        target: String,
+        /// What the system said, or that somebody else listens there.
         source: Arc<io::Error>,
     },
     /// The system would not pass a file descriptor on; nothing was sent.
@@ -124,6 +132,10 @@ pub enum DecodeFailure {
 pub enum Phase {
     /// Connecting the socket.
     Dial,
+    /// Waiting for QEMU to connect.
+    Accept,
+    /// Waiting for the handshake with QEMU, which others have begun or which has a longer deadline of its own.
+    Handshake,
     /// Waiting for QEMU's greeting.
     Greeting,
     /// Negotiating capabilities with QEMU.
@@ -154,6 +166,8 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Phase::Dial => "connecting the socket",
+            Phase::Accept => "waiting for QEMU to connect",
+            Phase::Handshake => "waiting for the handshake with QEMU",
             Phase::Greeting => "waiting for QEMU's greeting",
             Phase::Negotiation => "negotiating capabilities with QEMU",
             Phase::Authentication => "authenticating",
@@ -390,9 +404,11 @@ impl Error {
         }
     }
 
-    /// A deadline passed, here or in libvirt (`VIR_ERR_OPERATION_TIMEOUT`, `VIR_ERR_AGENT_COMMAND_TIMEOUT`).
+    /// A deadline passed, here, in the system while connecting, or in libvirt (`VIR_ERR_OPERATION_TIMEOUT`,
+    /// `VIR_ERR_AGENT_COMMAND_TIMEOUT`).
     pub fn is_timeout(&self) -> bool {
         matches!(self, Error::Timeout { .. })
+            || matches!(self, Error::Connect { source, .. } if source.kind() == io::ErrorKind::TimedOut)
             || matches!(
                 self.libvirt_code(),
                 Some(LibvirtError::OPERATION_TIMEOUT | LibvirtError::AGENT_COMMAND_TIMEOUT)

@@ -19,7 +19,7 @@ mod rpc;
 mod transport;
 
 pub use config::{Config, Handshake};
-pub use driver::{GuestAgent, LibvirtRpc, SocketMonitor};
+pub use driver::{GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor};
 pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
 pub use libvirt::{Domain, DomainKey, Libvirt};
 pub use monitor::{

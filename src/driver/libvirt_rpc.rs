@@ -164,7 +164,7 @@ impl LibvirtRpc {
 
     async fn run_with_files(&self, text: &[u8], options: RunOptions<'_>) -> Result<Bytes, Error> {
         let passes_files = match &self.session {
-            Session::Own(link, _) => link.passes_files,
+            Session::Own(link, _) => link.passes_files(),
             Session::Shared(libvirt) => libvirt.passes_files(),
         };
         let why_not = match options.files.len() {

@@ -22,7 +22,7 @@ use crate::transport::Transport;
 
 pub use guest_agent::GuestAgent;
 pub use libvirt_rpc::LibvirtRpc;
-pub use socket::SocketMonitor;
+pub use socket::{QmpAddress, QmpAddressError, QmpListener, SocketMonitor};
 
 /// A stream, and the session that is made of it once.
 ///
@@ -46,13 +46,21 @@ enum LinkState {
 
 impl<S: Clone + Send + Sync + 'static> Link<S> {
     fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        let stream = Transport::new(stream);
+        Link::over(Transport::new(stream))
+    }
+
+    fn over(stream: Transport) -> Self {
         Link {
             passes_files: stream.passes_files(),
             session: Arc::new(OnceLock::new()),
             state: Arc::new(Mutex::new(LinkState::Unused(stream))),
             done: Arc::default(),
         }
+    }
+
+    /// Whether the stream carries file descriptors.
+    fn passes_files(&self) -> bool {
+        self.passes_files
     }
 
     /// The session, where it is open.
@@ -158,7 +166,7 @@ impl<S> fmt::Debug for Link<S> {
     }
 }
 
-/// Out-of-band commands need a capability that is not negotiated here, and that libvirt does not negotiate either.
+/// Refuses an out-of-band command. It needs a capability that is not negotiated; libvirt never negotiates it.
 fn refuse_oob(command: &RawCommand<'_>) -> Result<(), Error> {
     if command.is_oob() {
         let what = "exec-oob: the capability `oob` is not enabled on this monitor";

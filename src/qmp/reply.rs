@@ -12,6 +12,7 @@
 //! and anything else is scanned. The short ways rely on the text being one JSON object, which the framing and the
 //! server vouch for; were it none, the answers would be of no use either, but nothing worse.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -102,6 +103,12 @@ pub(crate) fn is_error(text: &[u8]) -> Result<bool, JsonError> {
         Some(kind) => Ok(kind == Kind::Error),
         None => Ok(Message::parse(text)?.kind == Kind::Error),
     }
+}
+
+/// The name of the event that `text` is; `None` where it is none, or has no name that can be read.
+pub(crate) fn event_name(text: &[u8]) -> Option<Cow<'_, str>> {
+    let ([event], _) = json::fields(text, ["event"]).ok()?;
+    json::string(&text[event?.value])
 }
 
 /// Decodes the value of a reply's `return` member.
@@ -491,6 +498,22 @@ mod tests {
             assert_eq!(restore(reply, Some("[ 1 ]")), some);
             let long = format!("\"{}\"", "x".repeat(100));
             assert_eq!(restore(reply, Some(&long)), some.replace("[ 1 ]", &long));
+        }
+    }
+
+    #[test]
+    fn names_of_events() {
+        for (text, name) in [
+            (
+                r#"{"timestamp": {"event": "NO"}, "event": "STOP"}"#,
+                Some("STOP"),
+            ),
+            ("{\r\n    \"event\": \"A\\u0042\"\r\n}", Some("AB")),
+            (r#"{"event": 5}"#, None),
+            (r#"{"data": {"event": "STOP"}}"#, None),
+            (r#"{"event": "STOP""#, None),
+        ] {
+            assert_eq!(event_name(text.as_bytes()).as_deref(), name, "{text}");
         }
     }
 

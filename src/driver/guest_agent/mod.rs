@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, ToSocketAddrs, UnixStream};
+use tokio::net::ToSocketAddrs;
 use tokio::sync::{Mutex, watch};
 
 use super::socket::dial;
@@ -83,47 +83,47 @@ impl GuestAgent {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        GuestAgent {
-            link: Mutex::new(Ok(Link::new(Transport::new(conn)))),
-            config,
-            closing: watch::Sender::new(false),
-        }
+        GuestAgent::over(Transport::new(conn), config)
     }
 
     /// Connects to the unix socket at `path`.
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] with the system's reason; [`Error::Timeout`] where the socket's backlog stays full for the
-    /// default [`Config::connect_timeout`].
+    /// [`Error::Connect`] with the system's reason, or where the socket's backlog stays full for the default
+    /// [`Config::connect_timeout`]: see [`Error::is_timeout`].
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the socket.
     pub async fn unix(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let path = path.as_ref();
         let config = Config::new();
-        let connect = || UnixStream::connect(path);
-        let stream = dial(path.display().to_string(), config.connect_timeout, connect).await?;
-        Ok(GuestAgent::with_config(stream, config))
+        let stream = dial::unix(path.as_ref(), config.connect_timeout).await?;
+        Ok(GuestAgent::over(stream, config))
     }
 
     /// Connects to `addr`.
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] with the system's reason; [`Error::Timeout`] after the default [`Config::connect_timeout`].
+    /// [`Error::Connect`] with the system's reason, or after the default [`Config::connect_timeout`].
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the socket.
     pub async fn tcp(addr: impl ToSocketAddrs + fmt::Debug) -> Result<Self, Error> {
         let config = Config::new();
-        let connect = || TcpStream::connect(&addr);
-        let stream = dial(format!("{addr:?}"), config.connect_timeout, connect).await?;
-        // A small command must not wait for the acknowledgement of the one before it.
-        let _ = stream.set_nodelay(true);
-        Ok(GuestAgent::with_config(stream, config))
+        let target = format!("{addr:?}");
+        let stream = dial::tcp(target, addr, config.connect_timeout).await?;
+        Ok(GuestAgent::over(stream, config))
+    }
+
+    fn over(stream: Transport, config: Config) -> Self {
+        GuestAgent {
+            link: Mutex::new(Ok(Link::new(stream))),
+            config,
+            closing: watch::Sender::new(false),
+        }
     }
 
     /// Runs one command, given as JSON, and returns the whole reply object as the agent said it, but with the command's own
