@@ -1,21 +1,25 @@
 //! What every connection has, whatever it speaks: calls with limits and deadlines, the loops of its task that write them
-//! and watch over them, and the notice of its end. May import inflight and error.
+//! and watch over them, and the notice of its end. May import inflight, transport and error.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncWrite, AsyncWriteExt, WriteHalf};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, trace};
 
 use crate::error::{EndCause, Error, Phase};
-use crate::inflight::{Calls, Failure, Progress, Slot, Stamp, Submission, Waiter};
+use crate::inflight::{
+    Calls, Failure, Files, Progress, Ride, Slot, Stamp, Submission, Waiter, WithFiles,
+};
+use crate::transport::{SendError, WriteHalf};
 
 /// A write buffer larger than this is given back after use.
 const KEEP_BUFFER: usize = 1024 * 1024;
@@ -45,6 +49,8 @@ pub(crate) enum Limits<'a> {
     None,
     /// The connection's.
     Connection,
+    /// The connection's, and all of it: nothing else that counts is in flight before the reply.
+    Whole,
     /// The monitor's own, then the connection's. The two lift together.
     Monitor(&'a Arc<Semaphore>),
 }
@@ -57,6 +63,10 @@ pub(crate) struct Encoded {
     pub(crate) stamp: Stamp,
     /// Program and procedure, to check the reply against.
     pub(crate) procedure: (u32, i32),
+    /// Descriptors that go with it, where the stream passes any.
+    pub(crate) files: Option<Box<Files>>,
+    /// Whether it goes ahead of the calls that are queued.
+    pub(crate) ahead: bool,
 }
 
 /// The calls of a connection whose replies are `R`, some of which (`H`) are the task's own.
@@ -64,6 +74,8 @@ pub(crate) struct Connection<R, H> {
     pub(crate) calls: Calls<R, H>,
     /// The calls that may be in flight; none where there is no limit.
     limit: Option<Arc<Semaphore>>,
+    /// How many that are.
+    all: u32,
     /// Whether the user is closing it: the end is theirs then, however it comes about.
     leaving: AtomicBool,
     /// Set once, when the connection has ended and everybody has been told.
@@ -72,11 +84,12 @@ pub(crate) struct Connection<R, H> {
 
 impl<R, H> Connection<R, H> {
     pub(crate) fn new(max_in_flight: usize) -> Self {
-        let limit = (max_in_flight != usize::MAX)
-            .then(|| Arc::new(Semaphore::new(max_in_flight.min(Semaphore::MAX_PERMITS))));
+        let all = u32::try_from(max_in_flight.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        let limit = (max_in_flight != usize::MAX).then(|| Arc::new(Semaphore::new(all as usize)));
         Connection {
             calls: Calls::new(),
             limit,
+            all,
             leaving: AtomicBool::new(false),
             ended: watch::Sender::new(None),
         }
@@ -101,6 +114,7 @@ impl<R, H> Connection<R, H> {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(Failure::Timeout(progress))) => Err(timed_out(options, progress)),
             Ok(Err(Failure::Ended { cause, sent })) => Err(Error::disconnected(cause, sent)),
+            Ok(Err(Failure::Files(source))) => Err(Error::Files { source }),
             // The table answers every call before it lets go of it.
             Err(_) => Err(Error::disconnected(Arc::new(EndCause::RuntimeGone), true)),
         }
@@ -109,17 +123,18 @@ impl<R, H> Connection<R, H> {
     /// Waits for the right to have a call in flight.
     async fn slot(&self, options: &CallOptions<'_>) -> Result<Slot, Error> {
         let limit = self.limit.as_ref();
-        let (monitor, connection) = match options.limits {
-            Limits::None => (None, None),
-            Limits::Connection => (None, limit),
-            Limits::Monitor(own) => (limit.map(|_| own), limit),
+        let (monitor, connection, calls) = match options.limits {
+            Limits::None => (None, None, 1),
+            Limits::Connection => (None, limit, 1),
+            Limits::Whole => (None, limit, self.all),
+            Limits::Monitor(own) => (limit.map(|_| own), limit, 1),
         };
         let mut slot = Slot::default();
         if let Some(monitor) = monitor {
-            slot.monitor = Some(self.permit(monitor, options).await?);
+            slot.monitor = Some(self.permit(monitor, 1, options).await?);
         }
         if let Some(connection) = connection {
-            slot.connection = Some(self.permit(connection, options).await?);
+            slot.connection = Some(self.permit(connection, calls, options).await?);
         }
         Ok(slot)
     }
@@ -127,22 +142,25 @@ impl<R, H> Connection<R, H> {
     async fn permit(
         &self,
         limit: &Arc<Semaphore>,
+        calls: u32,
         options: &CallOptions<'_>,
     ) -> Result<OwnedSemaphorePermit, Error> {
-        match limit.clone().try_acquire_owned() {
+        match limit.clone().try_acquire_many_owned(calls) {
             Ok(permit) => Ok(permit),
             // Boxed, so that a call that need not wait has no room for it.
-            Err(_) => Box::pin(self.wait_for_permit(limit.clone(), options)).await,
+            Err(_) => Box::pin(self.wait_for_permit(limit.clone(), calls, options)).await,
         }
     }
 
+    /// Those who wait are served in their order: what wants many is not passed by those who want one.
     async fn wait_for_permit(
         &self,
         limit: Arc<Semaphore>,
+        calls: u32,
         options: &CallOptions<'_>,
     ) -> Result<OwnedSemaphorePermit, Error> {
         tokio::select! {
-            permit = limit.acquire_owned() => permit.map_err(|_| Error::Closed),
+            permit = limit.acquire_many_owned(calls) => permit.map_err(|_| Error::Closed),
             cause = self.closed() => Err(Error::disconnected(cause, false)),
             () = sleep_until(options.deadline) => Err(timed_out(options, Progress::Queued)),
         }
@@ -180,10 +198,10 @@ impl<R, H> Connection<R, H> {
 
     /// Runs the connection until the first of its loops ends: reading, writing, and what else the protocol needs, such as
     /// keepalive. Then it is finished.
-    pub(crate) async fn drive<T: AsyncWrite>(
+    pub(crate) async fn drive(
         &self,
         read_loop: impl Future<Output = EndCause>,
-        write: WriteHalf<T>,
+        write: WriteHalf,
         other_loop: impl Future<Output = EndCause>,
         tell: impl Fn(&Arc<EndCause>),
     ) {
@@ -212,10 +230,10 @@ impl<R, H> Connection<R, H> {
     }
 
     /// The loop that writes calls as they are queued, all that wait in one write.
-    async fn write_calls<T: AsyncWrite>(&self, mut write: WriteHalf<T>) -> EndCause {
+    async fn write_calls(&self, mut write: WriteHalf) -> EndCause {
         let mut out = Vec::new();
         loop {
-            self.calls.next_batch(&mut out);
+            let with_files = self.calls.next_batch(&mut out);
             if out.is_empty() {
                 self.calls.work.notified().await;
                 // Their calls then leave in the same write. A runtime with several threads would run this task right after
@@ -224,8 +242,12 @@ impl<R, H> Connection<R, H> {
                 continue;
             }
             trace!(target: "libvirt_qmp::connection", bytes = out.len(), "sending");
-            if let Err(error) = async { write.write_all(&out).await.and(write.flush().await) }.await
-            {
+            let written = match with_files {
+                None => async { write.write_all(&out).await.and(write.flush().await) }.await,
+                // Boxed, for it is rare, and the task would have room for it all the time.
+                Some(with) => Box::pin(self.write_with_files(&mut write, &out, with)).await,
+            };
+            if let Err(error) = written {
                 return EndCause::Io(Arc::new(error));
             }
             if out.capacity() > KEEP_BUFFER {
@@ -233,6 +255,39 @@ impl<R, H> Connection<R, H> {
             }
             out.clear();
         }
+    }
+
+    /// Writes one call and its descriptors, which are closed here then: the peer has its own.
+    async fn write_with_files(
+        &self,
+        write: &mut WriteHalf,
+        call: &[u8],
+        WithFiles { files, serial }: WithFiles,
+    ) -> io::Result<()> {
+        let Files { files, ride } = *files;
+        match ride {
+            Ride::First => match write.send_with_files(call, &files).await {
+                Err(SendError::Refused(error)) => {
+                    debug!(target: "libvirt_qmp::connection", %error, "descriptors refused by the system");
+                    self.calls.unsent(serial, error);
+                }
+                Err(SendError::Failed(error)) => return Err(error),
+                Ok(()) => {}
+            },
+            Ride::After => {
+                write.write_all(call).await?;
+                for file in files {
+                    match write.send_with_files(&[0], &[file]).await {
+                        // The peer waits for it now, and takes what follows for it.
+                        Err(SendError::Refused(error) | SendError::Failed(error)) => {
+                            return Err(error);
+                        }
+                        Ok(()) => {}
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The loop that fails calls whose deadline has passed.
@@ -282,6 +337,8 @@ impl Encoded {
             bytes,
             stamp,
             procedure,
+            files,
+            ahead,
         } = self;
         Submission {
             bytes,
@@ -290,6 +347,8 @@ impl Encoded {
             deadline,
             slot,
             procedure,
+            files,
+            ahead,
         }
     }
 }

@@ -73,6 +73,20 @@ pub enum Error {
     Connect {
         /// Path or address.
         target: String,
+        /// What the system said; of kind [`TimedOut`](io::ErrorKind::TimedOut) where it was the deadline that passed.
+        source: Arc<io::Error>,
+    },
+    /// Nobody can connect here.
+    #[error("cannot listen on {target}")]
+    Listen {
+        /// Path or address.
+        target: String,
+        /// What the system said, or that somebody else listens there.
+        source: Arc<io::Error>,
+    },
+    /// The system would not pass a file descriptor on; nothing was sent.
+    #[error("file descriptors cannot be passed on")]
+    Files {
         /// What the system said.
         source: Arc<io::Error>,
     },
@@ -119,6 +133,10 @@ pub enum DecodeFailure {
 pub enum Phase {
     /// Connecting the socket.
     Dial,
+    /// Waiting for QEMU to connect.
+    Accept,
+    /// Waiting for the handshake with QEMU, which others have begun or which has a longer deadline of its own.
+    Handshake,
     /// Waiting for QEMU's greeting.
     Greeting,
     /// Negotiating capabilities with QEMU.
@@ -131,6 +149,8 @@ pub enum Phase {
     Open,
     /// Looking the domain up.
     Lookup,
+    /// Synchronizing with the guest agent.
+    Sync,
     /// Registering for events.
     Subscription,
     /// Waiting for a free slot among the calls in flight; nothing was sent.
@@ -147,12 +167,15 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Phase::Dial => "connecting the socket",
+            Phase::Accept => "waiting for QEMU to connect",
+            Phase::Handshake => "waiting for the handshake with QEMU",
             Phase::Greeting => "waiting for QEMU's greeting",
             Phase::Negotiation => "negotiating capabilities with QEMU",
             Phase::Authentication => "authenticating",
             Phase::Features => "asking for features",
             Phase::Open => "opening the hypervisor connection",
             Phase::Lookup => "looking the domain up",
+            Phase::Sync => "synchronizing with the guest agent",
             Phase::Subscription => "registering for events",
             Phase::Queue => "waiting for a free slot among the calls in flight",
             Phase::Write => "sending",
@@ -166,6 +189,7 @@ impl fmt::Display for Phase {
 fn hint(phase: &Phase) -> &'static str {
     match phase {
         Phase::Greeting => " (QEMU serves one client per monitor: is another one connected?)",
+        Phase::Sync => " (is it running, and is another client connected to it?)",
         Phase::Negotiation => " (QEMU answers no monitor while a command blocks on another)",
         _ => "",
     }
@@ -285,12 +309,24 @@ impl LibvirtError {
     pub const OPERATION_INVALID: i32 = 55;
     /// `VIR_ERR_OPERATION_TIMEOUT`: the domain is busy, for one.
     pub const OPERATION_TIMEOUT: i32 = 68;
+    /// `VIR_ERR_ARGUMENT_UNSUPPORTED`: the domain has no guest agent, for one.
+    pub const ARGUMENT_UNSUPPORTED: i32 = 74;
     /// `VIR_ERR_AUTH_CANCELLED`.
     pub const AUTH_CANCELLED: i32 = 79;
-    /// `VIR_ERR_AUTH_UNAVAILABLE`.
-    pub const AUTH_UNAVAILABLE: i32 = 94;
+    /// `VIR_ERR_AGENT_UNRESPONSIVE`: the guest agent is not connected, or did not answer.
+    pub const AGENT_UNRESPONSIVE: i32 = 86;
     /// `VIR_ERR_ACCESS_DENIED`: access control refused it.
     pub const ACCESS_DENIED: i32 = 88;
+    /// `VIR_ERR_AUTH_UNAVAILABLE`.
+    pub const AUTH_UNAVAILABLE: i32 = 94;
+    /// `VIR_ERR_AGENT_UNSYNCED`: the guest agent answers something else than what it was asked.
+    pub const AGENT_UNSYNCED: i32 = 97;
+    /// `VIR_ERR_AGENT_COMMAND_TIMEOUT`: the guest agent did not answer the command in time. Older libvirt says
+    /// [`AGENT_UNRESPONSIVE`](Self::AGENT_UNRESPONSIVE).
+    pub const AGENT_COMMAND_TIMEOUT: i32 = 112;
+    /// `VIR_ERR_AGENT_COMMAND_FAILED`: the guest agent answered with an error. Older libvirt says
+    /// [`INTERNAL_ERROR`](Self::INTERNAL_ERROR).
+    pub const AGENT_COMMAND_FAILED: i32 = 113;
 
     /// `VIR_FROM_QEMU`.
     const FROM_QEMU: i32 = 10;
@@ -369,10 +405,15 @@ impl Error {
         }
     }
 
-    /// A deadline passed, here or in libvirt (`VIR_ERR_OPERATION_TIMEOUT`).
+    /// A deadline passed, here, in the system while connecting, or in libvirt (`VIR_ERR_OPERATION_TIMEOUT`,
+    /// `VIR_ERR_AGENT_COMMAND_TIMEOUT`).
     pub fn is_timeout(&self) -> bool {
         matches!(self, Error::Timeout { .. })
-            || self.libvirt_code() == Some(LibvirtError::OPERATION_TIMEOUT)
+            || matches!(self, Error::Connect { source, .. } if source.kind() == io::ErrorKind::TimedOut)
+            || matches!(
+                self.libvirt_code(),
+                Some(LibvirtError::OPERATION_TIMEOUT | LibvirtError::AGENT_COMMAND_TIMEOUT)
+            )
     }
 
     /// The connection is gone; no later call on it can succeed.
@@ -388,6 +429,19 @@ impl Error {
     /// The domain does not run, or is otherwise not in the state for it (`VIR_ERR_OPERATION_INVALID`).
     pub fn is_not_running(&self) -> bool {
         self.libvirt_code() == Some(LibvirtError::OPERATION_INVALID)
+    }
+
+    /// The guest agent is not connected to libvirt, or does not answer it (`VIR_ERR_AGENT_UNRESPONSIVE`,
+    /// `VIR_ERR_AGENT_UNSYNCED`, `VIR_ERR_AGENT_COMMAND_TIMEOUT`).
+    pub fn is_agent_unresponsive(&self) -> bool {
+        matches!(
+            self.libvirt_code(),
+            Some(
+                LibvirtError::AGENT_UNRESPONSIVE
+                    | LibvirtError::AGENT_UNSYNCED
+                    | LibvirtError::AGENT_COMMAND_TIMEOUT
+            )
+        )
     }
 
     /// The connection is read-only, or access control refused the call.
@@ -424,6 +478,7 @@ impl Error {
                     | Phase::Authentication
                     | Phase::Features
                     | Phase::Open
+                    | Phase::Sync
             ),
             _ => false,
         }
@@ -462,6 +517,8 @@ impl Error {
             // notices first, the reset of the monitor's socket or its end.
             Error::Libvirt(error) => match error.code {
                 LibvirtError::SYSTEM_ERROR => true,
+                // The first is also what older libvirt says of an answer that did not come in time.
+                LibvirtError::AGENT_UNRESPONSIVE | LibvirtError::AGENT_COMMAND_TIMEOUT => true,
                 LibvirtError::INTERNAL_ERROR => error.domain == LibvirtError::FROM_QEMU,
                 _ => false,
             },
@@ -505,5 +562,39 @@ impl From<SchemaProblems> for Error {
 impl From<EventError> for Error {
     fn from(error: EventError) -> Self {
         Error::json("event", error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_libvirt_says_of_the_guest_agent_is_told_by_its_code() {
+        for (code, unresponsive, timeout, maybe_executed) in [
+            (LibvirtError::AGENT_UNRESPONSIVE, true, false, true),
+            (LibvirtError::AGENT_UNSYNCED, true, false, false),
+            (LibvirtError::AGENT_COMMAND_TIMEOUT, true, true, true),
+            (LibvirtError::AGENT_COMMAND_FAILED, false, false, false),
+            (LibvirtError::ARGUMENT_UNSUPPORTED, false, false, false),
+        ] {
+            let error = Error::from(LibvirtError {
+                code,
+                domain: LibvirtError::FROM_QEMU,
+                level: 2,
+                message: None,
+                str1: None,
+                str2: None,
+                str3: None,
+                int1: -1,
+                int2: -1,
+                about_domain: None,
+                about_network: None,
+                procedure: "QEMU_PROC_DOMAIN_AGENT_COMMAND",
+            });
+            assert_eq!(error.is_agent_unresponsive(), unresponsive, "{code}");
+            assert_eq!(error.is_timeout(), timeout, "{code}");
+            assert_eq!(error.maybe_executed(), maybe_executed, "{code}");
+        }
     }
 }

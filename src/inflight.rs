@@ -8,6 +8,8 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
@@ -66,6 +68,8 @@ pub(crate) enum Failure {
     Timeout(Progress),
     /// The connection ended.
     Ended { cause: Arc<EndCause>, sent: bool },
+    /// The system would not pass its descriptors. Nothing was sent.
+    Files(Arc<io::Error>),
 }
 
 /// How far a call had come.
@@ -87,6 +91,33 @@ pub(crate) struct Submission<R, H> {
     pub(crate) slot: Slot,
     /// Program and procedure, to check the reply against.
     pub(crate) procedure: (u32, i32),
+    /// Descriptors that go with it. Boxed, for hardly any call has some.
+    pub(crate) files: Option<Box<Files>>,
+    /// Whether it goes ahead of the calls that are queued.
+    pub(crate) ahead: bool,
+}
+
+/// Descriptors that go with a call.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) files: Vec<OwnedFd>,
+    pub(crate) ride: Ride,
+}
+
+/// What the descriptors of a call ride on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ride {
+    /// All on the first byte of the call (QMP).
+    First,
+    /// Each on a byte of its own after the call, which no length counts (libvirt's RPC).
+    After,
+}
+
+/// The descriptors of the call that a batch is.
+#[derive(Debug)]
+pub(crate) struct WithFiles {
+    pub(crate) files: Box<Files>,
+    pub(crate) serial: u32,
 }
 
 /// A call that was sent.
@@ -104,6 +135,19 @@ enum Queued<R, H> {
     Call(Submission<R, H>),
     /// Bytes that no reply answers.
     Plain(Vec<u8>),
+}
+
+impl<R, H> Queued<R, H> {
+    fn is_ahead(&self) -> bool {
+        match self {
+            Queued::Call(call) => call.ahead,
+            Queued::Plain(_) => true,
+        }
+    }
+
+    fn has_files(&self) -> bool {
+        matches!(self, Queued::Call(call) if call.files.is_some())
+    }
 }
 
 /// What a reply's serial says.
@@ -183,7 +227,13 @@ impl<R, H> Calls<R, H> {
             state.armed = call.deadline;
         }
         let wake = state.queue.is_empty();
-        state.queue.push_back(Queued::Call(call));
+        if call.ahead {
+            let first = state.queue.iter().position(|queued| !queued.is_ahead());
+            let place = first.unwrap_or(state.queue.len());
+            state.queue.insert(place, Queued::Call(call));
+        } else {
+            state.queue.push_back(Queued::Call(call));
+        }
         drop(state);
         if rearm {
             self.rearm.notify_one();
@@ -208,29 +258,47 @@ impl<R, H> Calls<R, H> {
     }
 
     /// Moves what is queued into the empty buffer `out`, for one write, and into the table. The batch before it has been
-    /// written by now.
-    pub(crate) fn next_batch(&self, out: &mut Vec<u8>) {
+    /// written by now. A call with descriptors is a batch by itself.
+    pub(crate) fn next_batch(&self, out: &mut Vec<u8>) -> Option<WithFiles> {
         let mut state = self.lock();
         let state = &mut *state;
         state.written = state.batch;
-        while let Some(queued) = state.queue.pop_front() {
+        let mut with_files = None;
+        while with_files.is_none() && out.len() < BATCH {
+            if !out.is_empty() && state.queue.front().is_some_and(Queued::has_files) {
+                break;
+            }
+            let Some(queued) = state.queue.pop_front() else {
+                break;
+            };
             let bytes = match queued {
                 Queued::Plain(bytes) => bytes,
-                Queued::Call(call) => match state.admit(call) {
-                    Some(bytes) => bytes,
-                    None => continue,
-                },
+                Queued::Call(mut call) => {
+                    let files = call.files.take();
+                    let Some((serial, bytes)) = state.admit(call) else {
+                        continue;
+                    };
+                    with_files = files.map(|files| WithFiles { files, serial });
+                    bytes
+                }
             };
             if out.is_empty() && bytes.len() > LARGE {
                 *out = bytes;
             } else {
                 out.extend_from_slice(&bytes);
             }
-            if out.len() >= BATCH {
-                break;
-            }
         }
         state.batch += 1;
+        with_files
+    }
+
+    /// Fails a call that could not be sent after all, since the system would not pass its descriptors.
+    pub(crate) fn unsent(&self, serial: u32, error: io::Error) {
+        let entry = self.lock().table.remove(&serial);
+        if let Some(Waiter::Caller(sender)) = entry.map(|entry| entry.waiter) {
+            // A caller that has gone needs no answer.
+            let _ = sender.send(Err(Failure::Files(Arc::new(error))));
+        }
     }
 
     /// Takes the call that a reply answers out of the table.
@@ -362,7 +430,7 @@ impl<R, H> Calls<R, H> {
 
 impl<R, H> State<R, H> {
     /// Gives a call its serial and its place in the table. A call whose caller has gone is never sent.
-    fn admit(&mut self, mut call: Submission<R, H>) -> Option<Vec<u8>> {
+    fn admit(&mut self, mut call: Submission<R, H>) -> Option<(u32, Vec<u8>)> {
         if call.waiter.is_gone() {
             return None;
         }
@@ -390,7 +458,7 @@ impl<R, H> State<R, H> {
                 batch: self.batch,
             },
         );
-        Some(bytes)
+        Some((serial, bytes))
     }
 
     fn advance_serial(&mut self) {
@@ -455,8 +523,21 @@ mod tests {
             deadline,
             slot: Slot::default(),
             procedure: (1, 2),
+            files: None,
+            ahead: false,
         };
         (call, receiver)
+    }
+
+    fn submit_with_file(calls: &TestCalls) -> Reply {
+        let (mut call, reply) = call(None);
+        let (file, _) = std::io::pipe().unwrap();
+        call.files = Some(Box::new(Files {
+            files: vec![file.into()],
+            ride: Ride::First,
+        }));
+        calls.submit(call).unwrap();
+        reply
     }
 
     fn submit(calls: &TestCalls) -> Reply {
@@ -467,7 +548,7 @@ mod tests {
 
     fn batch(calls: &TestCalls) -> Vec<u8> {
         let mut out = Vec::new();
-        calls.next_batch(&mut out);
+        assert!(calls.next_batch(&mut out).is_none());
         out
     }
 
@@ -634,5 +715,59 @@ mod tests {
         let _reply = submit(&calls);
         calls.submit_urgent(b"pong".to_vec());
         assert_eq!(batch(&calls), b"pong\0\0\0\0");
+    }
+
+    #[test]
+    fn a_call_with_descriptors_leaves_alone_and_in_its_turn() {
+        let calls = TestCalls::new();
+        let _replies = [
+            submit(&calls),
+            submit_with_file(&calls),
+            submit_with_file(&calls),
+            submit(&calls),
+        ];
+        assert_eq!(batch(&calls), [0, 0, 0, 0]);
+        for serial in 1..3 {
+            let mut out = Vec::new();
+            let with = calls.next_batch(&mut out).unwrap();
+            assert_eq!(out, [0, 0, 0, serial]);
+            assert_eq!(with.serial, u32::from(serial));
+            assert_eq!(with.files.files.len(), 1);
+        }
+        assert_eq!(batch(&calls), [0, 0, 0, 3]);
+    }
+
+    #[tokio::test]
+    async fn descriptors_that_the_system_refuses_fail_their_call_alone() {
+        let calls = TestCalls::new();
+        let refused = submit_with_file(&calls);
+        let good = submit(&calls);
+        let with = calls.next_batch(&mut Vec::new()).unwrap();
+        calls.unsent(with.serial, io::ErrorKind::InvalidInput.into());
+        batch(&calls);
+        answer(&calls, 1);
+        assert!(matches!(refused.await.unwrap(), Err(Failure::Files(_))));
+        assert_eq!(good.await.unwrap().unwrap(), "reply");
+    }
+
+    #[test]
+    fn calls_that_go_ahead_keep_their_order() {
+        let calls = TestCalls::new();
+        let numbered = |number: u8, ahead: bool| {
+            let (mut call, reply) = call(None);
+            call.bytes = vec![number];
+            call.stamp = |_, _| ();
+            call.ahead = ahead;
+            calls.submit(call).unwrap();
+            reply
+        };
+        let _replies = [
+            numbered(3, false),
+            numbered(1, true),
+            numbered(4, false),
+            numbered(2, true),
+        ];
+        calls.submit_urgent(vec![0]);
+        assert_eq!(batch(&calls), [0, 1, 2, 3, 4]);
     }
 }

@@ -16,9 +16,10 @@ mod monitor;
 mod qmp;
 mod queue;
 mod rpc;
+mod transport;
 
 pub use config::{Config, Handshake};
-pub use driver::{LibvirtRpc, SocketMonitor};
+pub use driver::{GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor};
 pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
 pub use libvirt::{Domain, DomainKey, Libvirt};
 pub use monitor::{

@@ -1,9 +1,10 @@
 //! One source of events, many streams of them. Imports queue and error.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use crate::error::EndCause;
-use crate::queue::{EventQueue, QueueOptions, Queued};
+use crate::queue::{EventQueue, Item, QueueOptions, Queued, Taken};
 
 /// The queues that each event of a source goes to.
 pub(super) struct Fanout<T> {
@@ -46,6 +47,32 @@ impl<T: Queued + Clone> Fanout<T> {
             Some(cause) => queue.end(cause.clone()),
             None => inner.queues.push(queue.clone()),
         }
+        queue
+    }
+
+    /// A new queue in the place of `old`, which nobody has taken anything from: it begins with what waits there, as far as its
+    /// own options let it in, and misses nothing in between.
+    pub(super) fn replace(
+        &self,
+        old: &Arc<EventQueue<T>>,
+        options: QueueOptions<T>,
+    ) -> Arc<EventQueue<T>> {
+        let queue = EventQueue::new(options);
+        let mut inner = self.lock();
+        let (mut taken, mut nobody) = (Taken::default(), Context::from_waker(Waker::noop()));
+        let ended = loop {
+            match old.poll_next(&mut taken, &mut nobody) {
+                Poll::Ready(Item::Event(item)) => queue.push(item),
+                Poll::Ready(Item::Lost(number)) => queue.lose(number),
+                Poll::Ready(Item::Ended(cause)) => break Some(cause),
+                Poll::Pending => break None,
+            }
+        };
+        match ended {
+            Some(cause) => queue.end(cause),
+            None => inner.queues.push(queue.clone()),
+        }
+        inner.queues.retain(|other| !Arc::ptr_eq(other, old));
         queue
     }
 

@@ -4,20 +4,26 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OnceCell, Semaphore};
 
-use super::{Link, finish, refuse_oob};
+use super::{Link, duplicate, finish, refuse_oob};
 use crate::config::Config;
 use crate::connection::Encoded;
 use crate::error::{EndCause, Error};
 use crate::libvirt::{DomainKey, Libvirt};
-use crate::monitor::{EventStream, Monitor, MonitorFuture, SchemaCell};
+use crate::monitor::{
+    AgentTimeout, EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell,
+};
 use crate::protocol::remote::{NonnullDomain, STRING_MAX};
-use crate::qmp::{CommandError, RawCommand};
+use crate::qmp::{self, CommandError, RawCommand};
 use crate::queue::EventQueue;
+
+/// Descriptors that libvirt's QEMU driver takes with a command.
+const MOST_FILES: usize = 1;
 
 /// The QEMU monitor of one domain, through libvirtd.
 ///
@@ -43,12 +49,19 @@ use crate::queue::EventQueue;
 /// The domain is looked up once and then known by its UUID. A command is at most 4 MiB long, and so is a reply
 /// (`REMOTE_STRING_MAX`). Commands run one at a time in the order of their calls, unless
 /// [`Config::max_in_flight`] is lifted. libvirt marks a domain as tainted (`custom-monitor`) on its first command.
+///
+/// One file descriptor can go with a command, where the stream is a tokio [`UnixStream`](tokio::net::UnixStream) itself; a
+/// daemon before libvirt 8.2 says that it does not know the procedure ([`Error::is_unsupported`]). Commands of the guest
+/// agent run one at a time too, beside those of the monitor; its errors come as [`Error::Libvirt`], for libvirt hands on
+/// only their text. Filters by name are kept by libvirtd where they are names or globs of letters, digits, `_` and `-`.
 pub struct LibvirtRpc {
     session: Session,
     key: DomainKey,
     domain: OnceCell<NonnullDomain>,
     /// Lets one command run at a time.
     turn: Arc<Semaphore>,
+    /// The same for commands of the guest agent, which libvirt runs beside those of the monitor.
+    agent_turn: Arc<Semaphore>,
     disconnected: AtomicBool,
     /// The event streams that `disconnect` ends.
     streams: Mutex<Vec<Weak<EventQueue>>>,
@@ -90,6 +103,7 @@ impl LibvirtRpc {
             key,
             domain: OnceCell::new(),
             turn: Arc::new(Semaphore::new(1)),
+            agent_turn: Arc::new(Semaphore::new(1)),
             disconnected: AtomicBool::new(false),
             streams: Mutex::default(),
             schema: SchemaCell::new(),
@@ -115,7 +129,7 @@ impl LibvirtRpc {
         }
         let libvirt = match &self.session {
             Session::Own(link, config) => {
-                link.session(|stream| Libvirt::open(stream, (**config).clone()))
+                link.session(|stream| Libvirt::open_over(stream, (**config).clone()))
                     .await?
             }
             Session::Shared(libvirt) => libvirt,
@@ -127,24 +141,81 @@ impl LibvirtRpc {
         Ok((libvirt, domain))
     }
 
-    async fn run_command(&self, text: &[u8]) -> Result<Bytes, Error> {
+    /// As `make_ready`, for `text`, which is refused before anything is sent where it cannot be.
+    async fn make_ready_for(&self, text: &[u8]) -> Result<(&Libvirt, &NonnullDomain), Error> {
         if self.ready_now()?.is_none() {
-            // What cannot be sent is refused before anything is.
             checked_text(&RawCommand::parse(text)?)?;
             // Boxed, for it is rare and large, and every command's future would have room for it.
             Box::pin(self.make_ready()).await?;
         }
-        let Some((libvirt, domain)) = self.ready_now()? else {
-            return Err(Error::Closed);
-        };
-        let (call, user_id) = encode(text, domain)?;
-        let reply = libvirt.run_monitor_command(call, &self.turn).await?;
+        self.ready_now()?.ok_or(Error::Closed)
+    }
+
+    /// `timeout` is the call's own, where it has one.
+    async fn run_command(
+        &self,
+        text: &[u8],
+        timeout: Option<Option<Duration>>,
+    ) -> Result<Bytes, Error> {
+        let (libvirt, domain) = self.make_ready_for(text).await?;
+        let (call, user_id) = encode(text, |text| Libvirt::encode_monitor_command(domain, text))?;
+        let timeout = timeout.unwrap_or(libvirt.call_timeout());
+        let reply = libvirt
+            .run_monitor_command(call, &self.turn, timeout)
+            .await?;
         finish(reply, user_id, text)
     }
 
-    async fn subscribe(&self) -> Result<EventStream, Error> {
+    async fn run_with_files(&self, text: &[u8], options: RunOptions<'_>) -> Result<Bytes, Error> {
+        let passes_files = match &self.session {
+            Session::Own(link, _) => link.passes_files(),
+            Session::Shared(libvirt) => libvirt.passes_files(),
+        };
+        let why_not = match options.files.len() {
+            _ if !passes_files => "file descriptors go to libvirtd over its unix socket alone",
+            ..=MOST_FILES => "",
+            _ => "libvirt passes one file descriptor with a command",
+        };
+        if !why_not.is_empty() {
+            return Err(Error::Unsupported(why_not.to_owned()));
+        }
+        let files = duplicate(options.files)?;
+        let (libvirt, domain) = self.make_ready_for(text).await?;
+        let (call, user_id) = encode(text, |text| {
+            Libvirt::encode_monitor_command_with_files(domain, text, files)
+        })?;
+        let timeout = options.timeout.unwrap_or(libvirt.call_timeout());
+        let reply = libvirt
+            .run_monitor_command_with_files(call, &self.turn, timeout)
+            .await?;
+        finish(reply, user_id, text)
+    }
+
+    async fn run_agent(&self, text: &[u8], timeout: AgentTimeout) -> Result<Bytes, Error> {
+        let (libvirt, domain) = self.make_ready_for(text).await?;
+        let (call, user_id) = encode(text, |text| {
+            Libvirt::encode_agent_command(domain, text, timeout.to_wire())
+        })?;
+        let limit = libvirt
+            .call_timeout()
+            .map(|limit| limit.saturating_add(timeout.allowance()));
+        let reply = libvirt
+            .run_agent_command(call, &self.agent_turn, limit)
+            .await?;
+        let reply = qmp::set_id(reply, user_id).map_err(|error| Error::json("reply", error))?;
+        finish(reply, user_id, text)
+    }
+
+    async fn subscribe(&self, options: EventOptions) -> Result<EventStream, Error> {
+        let EventOptions {
+            filter,
+            queue,
+            overflow,
+        } = options;
         let (libvirt, domain) = self.make_ready().await?;
-        let events = libvirt.monitor_events(domain).await?;
+        let events = libvirt
+            .monitor_events(domain, &filter, queue, overflow)
+            .await?;
         if let Some(queue) = events.queue() {
             let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
             // Disconnected while this waited: nobody would end the stream any more.
@@ -154,7 +225,7 @@ impl LibvirtRpc {
             streams.retain(|stream| stream.strong_count() > 0);
             streams.push(Arc::downgrade(&queue));
         }
-        Ok(EventStream::new(events))
+        Ok(EventStream::new(events).filtered(filter))
     }
 
     async fn end(&self) -> Result<(), Error> {
@@ -178,10 +249,10 @@ impl LibvirtRpc {
     }
 }
 
-/// Checks a command and encodes it for `domain`. Gives the user's id too, which libvirt would refuse.
+/// Checks a command and encodes it. Gives the user's id too, which libvirt would refuse.
 fn encode<'a>(
     text: &'a [u8],
-    domain: &NonnullDomain,
+    encode: impl FnOnce(&str) -> Result<Encoded, Error>,
 ) -> Result<(Encoded, Option<&'a [u8]>), Error> {
     let command = RawCommand::parse(text)?;
     let text = checked_text(&command)?;
@@ -189,8 +260,7 @@ fn encode<'a>(
     let text = std::str::from_utf8(&text).map_err(|error| CommandError::NotUtf8 {
         offset: error.valid_up_to(),
     })?;
-    let call = Libvirt::encode_monitor_command(domain, text)?;
-    Ok((call, command.user_id()))
+    Ok((encode(text)?, command.user_id()))
 }
 
 /// The command without its id, as libvirt takes it. Refuses what cannot be sent, whoever the domain is.
@@ -224,11 +294,30 @@ impl Monitor for LibvirtRpc {
     }
 
     fn run<'a>(&'a self, command: &'a [u8]) -> MonitorFuture<'a, Bytes> {
-        Box::pin(self.run_command(command))
+        Box::pin(self.run_command(command, None))
     }
 
     fn events(&self) -> MonitorFuture<'_, EventStream> {
-        Box::pin(self.subscribe())
+        Box::pin(self.subscribe(EventOptions::default()))
+    }
+
+    fn run_with<'a>(
+        &'a self,
+        command: &'a [u8],
+        options: RunOptions<'a>,
+    ) -> MonitorFuture<'a, Bytes> {
+        if !options.files.is_empty() {
+            return Box::pin(self.run_with_files(command, options));
+        }
+        Box::pin(self.run_command(command, options.timeout))
+    }
+
+    fn events_with(&self, options: EventOptions) -> MonitorFuture<'_, EventStream> {
+        Box::pin(self.subscribe(options))
+    }
+
+    fn agent<'a>(&'a self, command: &'a [u8], timeout: AgentTimeout) -> MonitorFuture<'a, Bytes> {
+        Box::pin(self.run_agent(command, timeout))
     }
 
     fn schema_cell(&self) -> Option<&SchemaCell> {

@@ -1,10 +1,13 @@
-//! The ways to be a [`Monitor`](crate::Monitor): through libvirtd, and on QEMU's own socket. May import anything below.
+//! The ways to be a [`Monitor`](crate::Monitor): through libvirtd, and on QEMU's own socket; and the guest agent on its own.
+//! May import anything below.
 
 mod fanout;
+mod guest_agent;
 mod libvirt_rpc;
 mod socket;
 
 use std::fmt;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -15,14 +18,11 @@ use tokio::task::AbortHandle;
 use crate::connection::spawn;
 use crate::error::{EndCause, Error};
 use crate::qmp::{self, QmpError, RawCommand};
+use crate::transport::Transport;
 
+pub use guest_agent::GuestAgent;
 pub use libvirt_rpc::LibvirtRpc;
-pub use socket::SocketMonitor;
-
-/// Any stream that a monitor can be reached by.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+pub use socket::{QmpAddress, QmpAddressError, QmpListener, SocketMonitor};
 
 /// A stream, and the session that is made of it once.
 ///
@@ -33,10 +33,12 @@ struct Link<S> {
     state: Arc<Mutex<LinkState>>,
     /// Wakes those who wait for `session`, in the order they came: what they want it for must be in that order too.
     done: Arc<Notify>,
+    /// Whether the stream carries file descriptors.
+    passes_files: bool,
 }
 
 enum LinkState {
-    Unused(Box<dyn Stream>),
+    Unused(Transport),
     /// Being opened by a task, or open, or failed.
     Used(AbortHandle),
     Closed,
@@ -44,11 +46,21 @@ enum LinkState {
 
 impl<S: Clone + Send + Sync + 'static> Link<S> {
     fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        Link::over(Transport::new(stream))
+    }
+
+    fn over(stream: Transport) -> Self {
         Link {
+            passes_files: stream.passes_files(),
             session: Arc::new(OnceLock::new()),
-            state: Arc::new(Mutex::new(LinkState::Unused(Box::new(stream)))),
+            state: Arc::new(Mutex::new(LinkState::Unused(stream))),
             done: Arc::default(),
         }
+    }
+
+    /// Whether the stream carries file descriptors.
+    fn passes_files(&self) -> bool {
+        self.passes_files
     }
 
     /// The session, where it is open.
@@ -57,7 +69,7 @@ impl<S: Clone + Send + Sync + 'static> Link<S> {
     }
 
     /// The session; opened by `open` where this is the first call. A stream can be tried once: its failure stays.
-    async fn session<F>(&self, open: impl FnOnce(Box<dyn Stream>) -> F) -> Result<&S, Error>
+    async fn session<F>(&self, open: impl FnOnce(Transport) -> F) -> Result<&S, Error>
     where
         F: Future<Output = Result<S, Error>> + Send + 'static,
     {
@@ -77,7 +89,7 @@ impl<S: Clone + Send + Sync + 'static> Link<S> {
     }
 
     /// Starts the opening where nobody has, and says whether there is one to wait for.
-    fn start<F>(&self, open: impl FnOnce(Box<dyn Stream>) -> F) -> bool
+    fn start<F>(&self, open: impl FnOnce(Transport) -> F) -> bool
     where
         F: Future<Output = Result<S, Error>> + Send + 'static,
     {
@@ -154,13 +166,24 @@ impl<S> fmt::Debug for Link<S> {
     }
 }
 
-/// Out-of-band commands need a capability that is not negotiated here, and that libvirt does not negotiate either.
+/// Refuses an out-of-band command. It needs a capability that is not negotiated; libvirt never negotiates it.
 fn refuse_oob(command: &RawCommand<'_>) -> Result<(), Error> {
     if command.is_oob() {
         let what = "exec-oob: the capability `oob` is not enabled on this monitor";
         return Err(Error::Unsupported(what.to_owned()));
     }
     Ok(())
+}
+
+/// Copies of the descriptors that go with a call: the caller's may be closed before it leaves.
+fn duplicate(files: &[BorrowedFd<'_>]) -> Result<Vec<OwnedFd>, Error> {
+    files
+        .iter()
+        .map(|file| file.try_clone_to_owned())
+        .collect::<Result<_, _>>()
+        .map_err(|error| Error::Files {
+            source: Arc::new(error),
+        })
 }
 
 /// The reply to `command` as its user should see it: with their own id or none, or as the error it is.

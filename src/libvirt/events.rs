@@ -1,10 +1,14 @@
 //! QEMU monitor events of one domain, as the daemon sends them (`QEMU_PROC_DOMAIN_MONITOR_EVENT`).
+//!
+//! The daemon filters by name where it can be told to. Whatever it sends is filtered here once more, by the name in the
+//! packet before an event takes room in a queue, and by predicates where the stream is read.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use futures_core::Stream;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -21,12 +25,20 @@ use crate::protocol::qemu::{
     ConnectDomainMonitorEventRegisterRet, DomainMonitorEventMsg,
 };
 use crate::protocol::remote::NonnullDomain;
-use crate::qmp::{Event, EventDomain, Timestamp};
-use crate::queue::{EventQueue, Item, QueueOptions};
+use crate::qmp::{Event, EventDomain, EventFilter, Timestamp};
+use crate::queue::{EventQueue, Item, Overflow, QueueOptions};
 use crate::rpc::{EventKind, Registration, Subscription};
 use crate::xdr;
 
-/// Monitor events, registered without an event name: the daemon allows one such registration per domain and connection.
+/// `VIR_CONNECT_DOMAIN_QEMU_MONITOR_EVENT_REGISTER_REGEX`: the event's name is a regular expression, found anywhere.
+const REGISTER_REGEX: u32 = 1;
+/// `VIR_CONNECT_DOMAIN_QEMU_MONITOR_EVENT_REGISTER_NOCASE`: its case does not matter.
+const REGISTER_NOCASE: u32 = 2;
+
+/// A name or pattern longer than this is matched here alone.
+const LONGEST_PATTERN: usize = 4096;
+
+/// Monitor events, of one domain by its UUID.
 struct QemuMonitor;
 
 impl EventKind for QemuMonitor {
@@ -43,32 +55,123 @@ impl EventKind for QemuMonitor {
     }
 }
 
+/// Which events the daemon is asked for: a name or a pattern, or all, and the flags of it.
+struct Wanted {
+    event: Option<ByteString>,
+    flags: u32,
+}
+
+impl Wanted {
+    /// What the daemon can be told of `filter`.
+    fn of(filter: &EventFilter) -> Self {
+        let (event, flags, ignore_case) = if let Some((name, ignore_case)) = filter.as_name() {
+            (name.into(), 0, ignore_case)
+        } else if let Some((regex, ignore_case)) = filter.as_common_regex() {
+            (ByteString::from(regex), REGISTER_REGEX, ignore_case)
+        } else {
+            return Wanted::all();
+        };
+        // libvirt takes strings for C strings, and an empty name for no event's.
+        if event.is_empty() || event.len() > LONGEST_PATTERN || event.contains('\0') {
+            return Wanted::all();
+        }
+        Wanted {
+            event: Some(event),
+            flags: flags | if ignore_case { REGISTER_NOCASE } else { 0 },
+        }
+    }
+
+    fn all() -> Self {
+        Wanted {
+            event: None,
+            flags: 0,
+        }
+    }
+
+    /// Everything, in the words of a filter.
+    fn all_by_pattern() -> Self {
+        Wanted {
+            event: Some(ByteString::from_static(".*")),
+            flags: REGISTER_REGEX,
+        }
+    }
+
+    /// What tells this filter from others: the flags and the pattern. Empty for all events.
+    fn key(&self) -> Vec<u8> {
+        match &self.event {
+            Some(event) => [&self.flags.to_be_bytes()[..], event.as_ref()].concat(),
+            None => Vec::new(),
+        }
+    }
+
+    fn args(self, domain: &NonnullDomain) -> ConnectDomainMonitorEventRegisterArgs {
+        ConnectDomainMonitorEventRegisterArgs {
+            dom: Some(domain.clone()),
+            event: self.event,
+            flags: self.flags,
+        }
+    }
+
+    fn registration(self, domain: &NonnullDomain) -> Result<Registration, Error> {
+        let key = self.key();
+        let registration =
+            Registration::new::<QemuMonitor>(&domain.uuid, &key, &self.args(domain))?;
+        match key.is_empty() {
+            true => {
+                registration.beside_others::<QemuMonitor>(&Wanted::all_by_pattern().args(domain))
+            }
+            false => Ok(registration),
+        }
+    }
+}
+
 impl Libvirt {
-    /// Subscribes to all monitor events of `domain`. No event after this is missed.
+    /// Subscribes to the monitor events of `domain` whose names `filter` may take. None of them after this is missed.
+    ///
+    /// A queue without a limit of its own holds as many as is configured.
     pub(crate) async fn monitor_events(
         &self,
         domain: &NonnullDomain,
+        filter: &EventFilter,
+        limit: Option<usize>,
+        overflow: Overflow,
     ) -> Result<MonitorEvents, Error> {
-        let args = ConnectDomainMonitorEventRegisterArgs {
-            dom: Some(domain.clone()),
-            event: None,
-            flags: 0,
-        };
-        let registration = Registration::new::<QemuMonitor>(&domain.uuid, &args)?;
+        let registration = Wanted::of(filter).registration(domain)?;
+        let mut queue = QueueOptions::new(limit.unwrap_or(self.config.event_queue));
+        queue.overflow = overflow;
+        if !filter.is_any() {
+            let filter = filter.clone();
+            // What has no name that can be read stays, to be an error in the stream.
+            queue.accept = Some(Arc::new(move |payload: &Bytes| {
+                event_name(payload).is_none_or(|name| filter.may_match(name))
+            }));
+        }
         let deadline = deadline(self.config.call_timeout);
-        let subscription = self
-            .client
-            .subscribe(
-                registration,
-                QueueOptions::new(self.config.event_queue),
-                deadline,
-            )
-            .await?;
+        let subscription = self.client.subscribe(registration, queue, deadline).await?;
         Ok(MonitorEvents {
             subscription: Some(subscription),
             last_domain: None,
         })
     }
+}
+
+/// The event's name in the payload of a packet, found without decoding the rest of it.
+///
+/// ```text
+/// callback id i32 | domain: name string, UUID 16 bytes, id i32 | event string | …
+/// ```
+fn event_name(payload: &[u8]) -> Option<&str> {
+    let (_, rest) = string(payload.get(4..)?)?;
+    let (name, _) = string(rest.get(16 + 4..)?)?;
+    std::str::from_utf8(name).ok()
+}
+
+/// An XDR string at the front of `bytes`, and what follows its padding.
+fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    let padded = length.checked_next_multiple_of(4)?;
+    Some((rest.get(..length)?, rest.get(padded..)?))
 }
 
 /// The monitor events of one domain. Ends after the error that says why the connection ended.
@@ -152,5 +255,92 @@ impl Stream for MonitorEvents {
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn domain(name: &'static str) -> NonnullDomain {
+        NonnullDomain {
+            name: ByteString::from_static(name),
+            uuid: [7; 16],
+            id: 3,
+        }
+    }
+
+    #[test]
+    fn the_daemon_is_told_what_it_can_filter_by() {
+        let wanted = |filter: EventFilter| {
+            let Wanted { event, flags } = Wanted::of(&filter);
+            (event.map(String::from), flags)
+        };
+        let some = |text: &str, flags| (Some(text.to_owned()), flags);
+        assert_eq!(wanted("STOP".into()), some("STOP", 0));
+        assert_eq!(
+            wanted(EventFilter::name("stop").ignore_case()),
+            some("stop", 2)
+        );
+        assert_eq!(
+            wanted(["STOP", "RESUME"].into()),
+            some("^(STOP|RESUME)$", 1)
+        );
+        assert_eq!(
+            wanted(EventFilter::glob("block_*").ignore_case()),
+            some("^(block_.*)$", 3)
+        );
+        for filter in [
+            EventFilter::any(),
+            EventFilter::regex("STOP").unwrap(),
+            "".into(),
+            "STOP\0".into(),
+            EventFilter::name("x".repeat(5000)),
+            EventFilter::glob("x".repeat(5000)),
+        ] {
+            assert_eq!(wanted(filter), (None, 0));
+        }
+    }
+
+    #[test]
+    fn filters_are_told_apart_by_pattern_and_flags() {
+        let filters = [
+            EventFilter::any(),
+            "STOP".into(),
+            EventFilter::name("STOP").ignore_case(),
+            "RESUME".into(),
+            EventFilter::glob("STOP"),
+            EventFilter::glob("STOP").ignore_case(),
+            // Not what stands for everything.
+            EventFilter::glob("*"),
+        ];
+        let keys: std::collections::HashSet<_> = filters
+            .iter()
+            .map(|filter| Wanted::of(filter).key())
+            .collect();
+        assert_eq!(keys.len(), filters.len());
+        assert!(Wanted::all().key().is_empty());
+    }
+
+    #[test]
+    fn a_name_is_found_in_its_packet_and_nothing_in_half_of_one() {
+        for (dom, event) in [("", ""), ("a", "STOP"), ("abcd", "RESUME")] {
+            let body = DomainMonitorEventMsg {
+                callback_id: 5,
+                dom: domain(dom),
+                event: ByteString::from_static(event),
+                seconds: 1,
+                micros: 2,
+                details: None,
+            };
+            let mut bytes = Vec::new();
+            xdr::encode(&body, &mut bytes).unwrap();
+            assert_eq!(event_name(&bytes), Some(event));
+            for cut in 0..bytes.len() {
+                let found = event_name(&bytes[..cut]);
+                assert!(found.is_none() || found == Some(event), "cut at {cut}");
+            }
+        }
+        assert_eq!(event_name(&[0xff; 64]), None);
     }
 }

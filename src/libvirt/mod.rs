@@ -1,6 +1,7 @@
 //! A session with a libvirt daemon: opening it, looking domains up, and what is shared by all monitors on it.
-//! May import rpc, config, error and protocol.
+//! May import rpc, transport, config, error and protocol.
 
+mod commands;
 mod domain;
 mod events;
 mod open;
@@ -8,27 +9,20 @@ mod open;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
-use xdr_codec::Pack;
 
 use crate::config::Config;
-use crate::connection::{CallOptions, Deadline, Encoded, Limits, deadline};
+use crate::connection::{CallOptions, Deadline, Limits, deadline};
 use crate::error::{EndCause, Error, Phase};
-use crate::protocol::qemu::procedure::DomainMonitorCommand;
+use crate::protocol::remote::ConnectListAllDomainsArgs;
 use crate::protocol::remote::procedure::{ConnectClose, ConnectListAllDomains};
-use crate::protocol::remote::{self, ConnectListAllDomainsArgs};
-use crate::rpc::{self, Client};
-use crate::xdr::Writer;
+use crate::rpc::Client;
+use crate::transport::Transport;
 
 pub use domain::{Domain, DomainKey};
 
 /// Closing never takes longer than this, whatever the peer does.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// `VIR_DOMAIN_QEMU_MONITOR_COMMAND_DEFAULT`: the command is QMP.
-const MONITOR_COMMAND_QMP: u32 = 0;
 
 /// A session with libvirtd over one connection, shared by any number of monitors and event streams.
 ///
@@ -81,6 +75,11 @@ impl Libvirt {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        Libvirt::open_over(Transport::new(conn), config).await
+    }
+
+    /// As [`Libvirt::open`].
+    pub(crate) async fn open_over(conn: Transport, config: Config) -> Result<Self, Error> {
         let client = Client::start(conn, &config);
         let libvirt = Libvirt {
             client,
@@ -110,6 +109,11 @@ impl Libvirt {
             .call::<ConnectListAllDomains>(&args, options)
             .await?;
         Ok(reply.domains.into_iter().map(Domain::from).collect())
+    }
+
+    /// Whether file descriptors can go along with a call: over a unix socket alone.
+    pub(crate) fn passes_files(&self) -> bool {
+        self.client.passes_files()
     }
 
     /// Closes the session: tells the daemon, and ends the connection. Calls, monitors and event streams on it fail with
@@ -152,28 +156,6 @@ impl Libvirt {
         self.client.closed().await
     }
 
-    /// Encodes one QMP command of `domain`, for `run_monitor_command`.
-    pub(crate) fn encode_monitor_command(
-        domain: &remote::NonnullDomain,
-        command: &str,
-    ) -> Result<Encoded, Error> {
-        rpc::encode::<DomainMonitorCommand>(&MonitorCommand { domain, command })
-    }
-
-    /// Runs an encoded QMP command and returns libvirt's answer. `turn` lets one command of a monitor run at a time.
-    pub(crate) async fn run_monitor_command(
-        &self,
-        command: Encoded,
-        turn: &Arc<Semaphore>,
-    ) -> Result<Bytes, Error> {
-        let options = self.options(Phase::Reply, Limits::Monitor(turn));
-        let reply = self
-            .client
-            .send::<DomainMonitorCommand>(command, &options)
-            .await?;
-        Ok(reply.result.into_bytes())
-    }
-
     fn options<'a>(&self, phase: Phase, limits: Limits<'a>) -> CallOptions<'a> {
         CallOptions {
             phase,
@@ -188,51 +170,5 @@ impl Libvirt {
             deadline,
             limits: Limits::Connection,
         }
-    }
-}
-
-/// The fields of `qemu_domain_monitor_command_args`, borrowed: a command is copied once, into its packet.
-struct MonitorCommand<'a> {
-    domain: &'a remote::NonnullDomain,
-    command: &'a str,
-}
-
-impl Pack<Writer> for MonitorCommand<'_> {
-    fn pack(&self, out: &mut Writer) -> xdr_codec::Result<usize> {
-        Ok(self.domain.pack(out)?
-            + out.string(self.command, remote::STRING_MAX as usize)?
-            + MONITOR_COMMAND_QMP.pack(out)?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bytestring::ByteString;
-
-    use super::*;
-    use crate::protocol::qemu::DomainMonitorCommandArgs;
-    use crate::xdr;
-
-    #[test]
-    fn a_borrowed_command_is_encoded_as_the_generated_type_is() {
-        let domain = remote::NonnullDomain {
-            name: ByteString::from_static("stage-lb-1"),
-            uuid: [7; 16],
-            id: 3,
-        };
-        let command = r#"{"execute":"query-status"}"#;
-        let args = DomainMonitorCommandArgs {
-            dom: domain.clone(),
-            cmd: command.into(),
-            flags: MONITOR_COMMAND_QMP,
-        };
-        let (mut owned, mut borrowed) = (Vec::new(), Vec::new());
-        xdr::encode(&args, &mut owned).unwrap();
-        let view = MonitorCommand {
-            domain: &domain,
-            command,
-        };
-        xdr::encode(&view, &mut borrowed).unwrap();
-        assert_eq!(borrowed, owned);
     }
 }

@@ -97,19 +97,47 @@ pub enum AgentTimeout {
     Default,
     /// Not at all: only an agent that answers at once (`VIR_DOMAIN_QEMU_AGENT_COMMAND_NOWAIT`, 0).
     NoWait,
-    /// So many seconds, at least 1.
+    /// So many seconds, at least 1, on top of the call's own deadline.
     Seconds(u32),
 }
 
 impl AgentTimeout {
     /// The value libvirt takes.
-    #[expect(dead_code, reason = "for the drivers that reach the agent")]
     pub(crate) fn to_wire(self) -> i32 {
         match self {
             AgentTimeout::Block => -2,
             AgentTimeout::Default => -1,
             AgentTimeout::NoWait => 0,
             AgentTimeout::Seconds(seconds) => i32::try_from(seconds.max(1)).unwrap_or(i32::MAX),
+        }
+    }
+
+    /// What a call's deadline grows by, so that it does not pass before libvirt's own.
+    pub(crate) fn allowance(self) -> Duration {
+        match self {
+            AgentTimeout::Seconds(seconds) => Duration::from_secs(seconds.into()),
+            AgentTimeout::Block | AgentTimeout::Default | AgentTimeout::NoWait => Duration::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agent_timeouts_have_libvirts_numbers() {
+        for (timeout, wire, allowance) in [
+            (AgentTimeout::Block, -2, 0),
+            (AgentTimeout::Default, -1, 0),
+            (AgentTimeout::NoWait, 0, 0),
+            // 0 would mean not to wait.
+            (AgentTimeout::Seconds(0), 1, 0),
+            (AgentTimeout::Seconds(60), 60, 60),
+            (AgentTimeout::Seconds(u32::MAX), i32::MAX, u32::MAX),
+        ] {
+            assert_eq!(timeout.to_wire(), wire);
+            assert_eq!(timeout.allowance(), Duration::from_secs(allowance.into()));
         }
     }
 }

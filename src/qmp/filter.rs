@@ -156,9 +156,14 @@ impl EventFilter {
         matches!(self.0, Rule::Any)
     }
 
+    /// The one name that it takes, and whether case counts not; for a daemon that filters by itself. `None` where there may
+    /// be others: what the daemon sends is filtered here in any case.
+    pub(crate) fn as_name(&self) -> Option<(&str, bool)> {
+        self.0.one_name()
+    }
+
     /// The same names as one regular expression in the common part of all dialects, and whether case counts not; for a
     /// daemon that filters by itself. `None` where it cannot be said so: what the daemon sends is filtered here in any case.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the drivers of libvirt"))]
     pub(crate) fn as_common_regex(&self) -> Option<(String, bool)> {
         let mut parts = Vec::new();
         let mut case = None;
@@ -217,6 +222,18 @@ impl Rule {
             Rule::All(rules) => Rule::All(each(rules)),
             Rule::Either(rules) => Rule::Either(each(rules)),
             rule @ (Rule::Any | Rule::When(_)) => rule,
+        }
+    }
+
+    fn one_name(&self) -> Option<(&str, bool)> {
+        match self {
+            Rule::Name { name, ignore_case } => Some((name, *ignore_case)),
+            Rule::All(rules) => rules.iter().find_map(Rule::one_name),
+            Rule::Either(rules) => match rules.as_slice() {
+                [rule] => rule.one_name(),
+                _ => None,
+            },
+            Rule::Any | Rule::Pattern(_) | Rule::When(_) | Rule::Not(_) => None,
         }
     }
 
@@ -447,6 +464,25 @@ mod tests {
         assert!(not.may_match("STOP") && not.may_match("RESUME"));
         let both = when.or("RESUME");
         assert!(both.may_match("RESUME") && both.may_match("STOP") && !both.may_match("RESET"));
+    }
+
+    #[test]
+    fn one_name_is_told_from_several() {
+        for (filter, expected) in [
+            (EventFilter::name("A.B"), Some(("A.B", false))),
+            (EventFilter::names(["STOP"]), Some(("STOP", false))),
+            (
+                EventFilter::name("STOP").ignore_case().when(|_| false),
+                Some(("STOP", true)),
+            ),
+            (EventFilter::any(), None),
+            (EventFilter::names(["STOP", "RESUME"]), None),
+            (EventFilter::names(Vec::<String>::new()), None),
+            (EventFilter::name("STOP").not(), None),
+            (EventFilter::glob("STOP"), None),
+        ] {
+            assert_eq!(filter.as_name(), expected, "{filter:?}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! and anything else is scanned. The short ways rely on the text being one JSON object, which the framing and the
 //! server vouch for; were it none, the answers would be of no use either, but nothing worse.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -104,6 +105,12 @@ pub(crate) fn is_error(text: &[u8]) -> Result<bool, JsonError> {
     }
 }
 
+/// The name of the event that `text` is; `None` where it is none, or has no name that can be read.
+pub(crate) fn event_name(text: &[u8]) -> Option<Cow<'_, str>> {
+    let ([event], _) = json::fields(text, ["event"]).ok()?;
+    json::string(&text[event?.value])
+}
+
 /// Decodes the value of a reply's `return` member.
 ///
 /// # Errors
@@ -133,6 +140,25 @@ pub(crate) fn restore_id(reply: Bytes, user_id: Option<&[u8]>) -> Result<Bytes, 
         Some(user_id) => splice(reply, id.value, user_id),
         None => splice(reply, id.cut, b""),
     })
+}
+
+/// As `restore_id`, where the transport has no ids: the user's own is put into a reply that has none.
+///
+/// # Errors
+/// If it had to be scanned and is not one JSON object.
+pub(crate) fn set_id(reply: Bytes, user_id: Option<&[u8]>) -> Result<Bytes, JsonError> {
+    let Some(user_id) = user_id else {
+        return restore_id(reply, None);
+    };
+    if find_id(&reply)?.is_some() {
+        return restore_id(reply, Some(user_id));
+    }
+    // It has been scanned: it is an object, and the last byte that is no blank closes it.
+    let end = reply.trim_ascii_end().len().saturating_sub(1);
+    let body = reply[..end].trim_ascii_end();
+    let comma: &[u8] = if body.ends_with(b"{") { b"" } else { b", " };
+    let parts = [body, comma, b"\"id\": ", user_id, &reply[end..]];
+    Ok(Bytes::from(parts.concat()))
 }
 
 /// Replaces `range` of `text`.
@@ -279,6 +305,38 @@ mod tests {
         assert_eq!(shared, reply);
         assert_eq!(copied, restored);
         String::from_utf8(restored.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn an_id_is_put_into_a_reply_without_one() {
+        let set = |reply: &str, id: Option<&str>| {
+            let reply = Bytes::copy_from_slice(reply.as_bytes());
+            let reply = set_id(reply, id.map(str::as_bytes)).unwrap();
+            String::from_utf8(reply.to_vec()).unwrap()
+        };
+        for (reply, with, without) in [
+            (
+                r#"{"return": {}}"#,
+                r#"{"return": {}, "id": [1]}"#,
+                r#"{"return": {}}"#,
+            ),
+            (" { } \n", " {\"id\": [1]} \n", " { } \n"),
+            (
+                r#"{"return": {"id": 2} }"#,
+                r#"{"return": {"id": 2}, "id": [1]}"#,
+                r#"{"return": {"id": 2} }"#,
+            ),
+            (
+                r#"{"return": 7, "id": "x"}"#,
+                r#"{"return": 7, "id": [1]}"#,
+                r#"{"return": 7}"#,
+            ),
+        ] {
+            assert_eq!(set(reply, Some("[1]")), with);
+            assert_eq!(set(reply, None), without);
+        }
+        assert!(set_id(Bytes::from_static(b"[]"), Some(b"1")).is_err());
+        assert!(set_id(Bytes::from_static(b""), Some(b"1")).is_err());
     }
 
     #[test]
@@ -440,6 +498,22 @@ mod tests {
             assert_eq!(restore(reply, Some("[ 1 ]")), some);
             let long = format!("\"{}\"", "x".repeat(100));
             assert_eq!(restore(reply, Some(&long)), some.replace("[ 1 ]", &long));
+        }
+    }
+
+    #[test]
+    fn names_of_events() {
+        for (text, name) in [
+            (
+                r#"{"timestamp": {"event": "NO"}, "event": "STOP"}"#,
+                Some("STOP"),
+            ),
+            ("{\r\n    \"event\": \"A\\u0042\"\r\n}", Some("AB")),
+            (r#"{"event": 5}"#, None),
+            (r#"{"data": {"event": "STOP"}}"#, None),
+            (r#"{"event": "STOP""#, None),
+        ] {
+            assert_eq!(event_name(text.as_bytes()).as_deref(), name, "{text}");
         }
     }
 

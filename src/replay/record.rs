@@ -9,16 +9,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::codec::Decoder;
+use xdr_codec::{Pack, Unpack};
 
 use super::{Direction, Fixture};
 use crate::packet::{Packet, PacketCodec};
 use crate::protocol::Procedure;
-use crate::protocol::qemu::DomainMonitorCommandArgs;
-use crate::protocol::qemu::procedure::{DomainMonitorCommand, DomainMonitorCommandWithFiles};
+use crate::protocol::qemu::procedure::{
+    DomainAgentCommand, DomainMonitorCommand, DomainMonitorCommandWithFiles,
+};
+use crate::protocol::qemu::{DomainAgentCommandArgs, DomainMonitorCommandArgs};
 use crate::protocol::remote::procedure::{AuthSaslStart, AuthSaslStep};
-use crate::xdr;
+use crate::xdr::{self, Reader, Writer};
 
 /// Members of a command whose values are secret.
 const SECRET_MEMBERS: [&[u8]; 5] = [b"password", b"passwd", b"secret", b"key", b"data"];
@@ -85,35 +89,43 @@ fn lock(shared: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 fn without_secrets(mut packet: Packet) -> Packet {
-    let is = |procedure: (u32, i32)| (packet.header.program, packet.header.procedure) == procedure;
-    if is((AuthSaslStart::PROGRAM, AuthSaslStart::NUMBER))
-        || is((AuthSaslStep::PROGRAM, AuthSaslStep::NUMBER))
-    {
-        packet.payload = Bytes::from(vec![0; packet.payload.len()]);
-    } else if is((DomainMonitorCommand::PROGRAM, DomainMonitorCommand::NUMBER))
-        || is((
-            DomainMonitorCommandWithFiles::PROGRAM,
-            DomainMonitorCommandWithFiles::NUMBER,
-        ))
-    {
-        packet.payload = without_passwords(packet.payload);
-    }
+    let (program, procedure) = (packet.header.program, packet.header.procedure);
+    packet.payload = match (program, procedure) {
+        (AuthSaslStart::PROGRAM, AuthSaslStart::NUMBER | AuthSaslStep::NUMBER) => {
+            Bytes::from(vec![0; packet.payload.len()])
+        }
+        (
+            DomainMonitorCommand::PROGRAM,
+            DomainMonitorCommand::NUMBER | DomainMonitorCommandWithFiles::NUMBER,
+        ) => without_passwords(packet.payload, |args: &mut DomainMonitorCommandArgs| {
+            &mut args.cmd
+        }),
+        (DomainAgentCommand::PROGRAM, DomainAgentCommand::NUMBER) => {
+            without_passwords(packet.payload, |args: &mut DomainAgentCommandArgs| {
+                &mut args.cmd
+            })
+        }
+        _ => packet.payload,
+    };
     packet
 }
 
-/// The arguments of a monitor command with the passwords in it masked. What does not decode is left as it is.
-fn without_passwords(payload: Bytes) -> Bytes {
-    let Ok(mut args) = xdr::decode::<DomainMonitorCommandArgs>(payload.clone()) else {
+/// The arguments of a command with the passwords in it masked. What does not decode is left as it is.
+fn without_passwords<A>(payload: Bytes, command: impl Fn(&mut A) -> &mut ByteString) -> Bytes
+where
+    A: Unpack<Reader> + Pack<Writer>,
+{
+    let Ok(mut args) = xdr::decode::<A>(payload.clone()) else {
         return payload;
     };
-    let mut text = args.cmd.as_bytes().to_vec();
+    let mut text = command(&mut args).as_bytes().to_vec();
     if !mask_secrets(&mut text) {
         return payload;
     }
     let Ok(masked) = text.try_into() else {
         return payload;
     };
-    args.cmd = masked;
+    *command(&mut args) = masked;
     let mut encoded = Vec::with_capacity(payload.len());
     match xdr::encode(&args, &mut encoded) {
         Ok(()) => encoded.into(),
@@ -258,6 +270,38 @@ mod tests {
             let expected = if masked { expected } else { text };
             assert_eq!(String::from_utf8(bytes).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn passwords_for_the_guest_agent_are_masked() {
+        let args = |command: &'static str| {
+            let args = DomainAgentCommandArgs {
+                dom: crate::protocol::remote::NonnullDomain {
+                    name: ByteString::from_static("vm-1"),
+                    uuid: [7; 16],
+                    id: 1,
+                },
+                cmd: ByteString::from_static(command),
+                timeout: -1,
+                flags: 0,
+            };
+            let mut payload = Vec::new();
+            xdr::encode(&args, &mut payload).unwrap();
+            Bytes::from(payload)
+        };
+        let packet = without_secrets(Packet {
+            header: Header::call(
+                DomainAgentCommand::PROGRAM,
+                1,
+                DomainAgentCommand::NUMBER,
+                4,
+            ),
+            payload: args(r#"{"arguments":{"password":"c2VjcmV0"}}"#),
+        });
+        assert_eq!(
+            packet.payload,
+            args(r#"{"arguments":{"password":"********"}}"#)
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The RPC client: a handle that many callers share, and the one task that owns the socket.
-//! May import connection, inflight, queue, error, config, packet, protocol and xdr.
+//! May import connection, transport, inflight, queue, error, config, packet, protocol and xdr.
 //!
 //! A call is encoded by its caller, queued, given its serial by the task when it leaves, and answered by the task when its
 //! reply comes. See `task` for the rules of the task and `subscriptions` for events.
@@ -7,10 +7,11 @@
 mod subscriptions;
 mod task;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tracing::trace;
 use xdr_codec::Pack;
@@ -20,10 +21,11 @@ use crate::connection::{
     CallOptions, Connection, Deadline, Encoded, Limits, sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, LibvirtError, Phase};
-use crate::inflight::Progress;
-use crate::packet::{Header, MAX_LENGTH, MessageStatus, PREFIX};
+use crate::inflight::{Files, Progress, Ride};
+use crate::packet::{Header, MAX_LENGTH, MessageStatus, MessageType, PREFIX};
 use crate::protocol::{Procedure, rpc};
 use crate::queue::QueueOptions;
+use crate::transport::Transport;
 use crate::xdr::{self, Writer};
 
 pub(crate) use subscriptions::{EventKind, Registration, Subscription};
@@ -38,6 +40,10 @@ struct Shared {
     subscriptions: Subscriptions,
     /// Lets keepalive begin, once the daemon has agreed to it.
     keepalive: Notify,
+    /// Whether the stream carries file descriptors.
+    passes_files: bool,
+    /// Whether a call had descriptors, after which replies may bring some.
+    files_wanted: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -66,17 +72,18 @@ impl Drop for Handle {
 
 impl Client {
     /// Starts the connection task over `io`. Must run inside a tokio runtime.
-    pub(crate) fn start<T>(io: T, config: &Config) -> Self
-    where
-        T: AsyncRead + AsyncWrite + Send + 'static,
-    {
+    pub(crate) fn start(io: Transport, config: &Config) -> Self {
         let connection = Connection::new(config.max_in_flight);
+        let passes_files = io.passes_files();
+        let (read, write) = io.split();
         let shared = Arc::new(Shared {
             connection,
             subscriptions: Subscriptions::default(),
             keepalive: Notify::new(),
+            passes_files,
+            files_wanted: read.files_wanted(),
         });
-        let run = task::run(io, shared.clone(), config.effective_keepalive());
+        let run = task::run(read, write, shared.clone(), config.effective_keepalive());
         spawn(run, {
             let shared = shared.clone();
             move || shared.end(EndCause::RuntimeGone)
@@ -104,6 +111,12 @@ impl Client {
         call: Encoded,
         options: &CallOptions<'_>,
     ) -> Result<P::Reply, Error> {
+        if call.files.is_some() {
+            self.handle
+                .shared
+                .files_wanted
+                .store(true, Ordering::Relaxed);
+        }
         let (status, payload) = self.connection().send(call, options).await?;
         let payload = finish(P::NAME, status, payload)?;
         xdr::decode(payload).map_err(|error| Error::xdr(P::NAME, error))
@@ -125,6 +138,11 @@ impl Client {
             subscription = subscriptions::subscribe(self, registration, queue) => subscription,
             () = sleep_until(deadline) => Err(timed_out(&options, Progress::Sent)),
         }
+    }
+
+    /// Whether file descriptors can go along with a call.
+    pub(crate) fn passes_files(&self) -> bool {
+        self.handle.shared.passes_files
     }
 
     /// Begins to ping a silent peer, as configured. The peer has agreed to it.
@@ -161,8 +179,33 @@ impl Client {
 ///
 /// `args` is `P::Args`, or a view of the same fields that borrows them.
 pub(crate) fn encode<P: Procedure>(args: &impl Pack<Writer>) -> Result<Encoded, Error> {
+    encode_as::<P>(MessageType::CALL, &[], args)
+}
+
+/// As `encode`, with file descriptors: their number stands before the arguments, and each goes along with a byte after
+/// the packet (`VIR_NET_CALL_WITH_FDS`).
+pub(crate) fn encode_with_files<P: Procedure>(
+    args: &impl Pack<Writer>,
+    files: Vec<OwnedFd>,
+) -> Result<Encoded, Error> {
+    let count = u32::try_from(files.len()).unwrap_or(u32::MAX);
+    let mut call = encode_as::<P>(MessageType::CALL_WITH_FDS, &count.to_be_bytes(), args)?;
+    call.files = Some(Box::new(Files {
+        files,
+        ride: Ride::After,
+    }));
+    Ok(call)
+}
+
+/// A call of this type, with `before` in front of its arguments.
+fn encode_as<P: Procedure>(
+    kind: MessageType,
+    before: &[u8],
+    args: &impl Pack<Writer>,
+) -> Result<Encoded, Error> {
     let mut bytes = Vec::with_capacity(256);
     bytes.extend_from_slice(&[0; PREFIX]);
+    bytes.extend_from_slice(before);
     xdr::encode(args, &mut bytes).map_err(|source| Error::Encode {
         procedure: P::NAME,
         source,
@@ -175,12 +218,17 @@ pub(crate) fn encode<P: Procedure>(args: &impl Pack<Writer>) -> Result<Encoded, 
             source: over,
         });
     }
-    let prefix = Header::call(P::PROGRAM, P::VERSION, P::NUMBER, 0).prefix(payload);
-    bytes[..PREFIX].copy_from_slice(&prefix);
+    let header = Header {
+        kind,
+        ..Header::call(P::PROGRAM, P::VERSION, P::NUMBER, 0)
+    };
+    bytes[..PREFIX].copy_from_slice(&header.prefix(payload));
     Ok(Encoded {
         bytes,
         stamp,
         procedure: (P::PROGRAM, P::NUMBER),
+        files: None,
+        ahead: false,
     })
 }
 

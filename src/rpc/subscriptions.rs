@@ -1,7 +1,8 @@
 //! Event registrations: who wants which events, and how they find their way.
 //!
-//! libvirtd allows one registration per target on a connection, so those who want the same events share one and the
-//! client fans out. Callback ids are the daemon's own, may be 0 and collide between kinds of event: the route of an event is
+//! Those who want the same events of a target share one registration and the client fans out. libvirtd allows one without a
+//! filter per target and connection, and refuses that one where there is any other: then it is asked for everything by a
+//! filter. As it may run two calls in any order, one with a filter waits for the reply to one without. Callback ids are the daemon's own, may be 0 and collide between kinds of event: the route of an event is
 //! its program, its procedure and its id. A registration becomes a route in the reader, on its reply, since its events may be
 //! the very next packets; events that come before that reply are held until it is there.
 
@@ -34,6 +35,8 @@ type Route = (u32, i32, i32);
 pub(crate) struct Registration {
     key: Key,
     register: NamedCall,
+    /// In place of `register`, where the target has other registrations.
+    beside: Option<NamedCall>,
     callback_id: fn(Bytes) -> Result<i32, DecodeError>,
     deregister: fn(i32) -> Result<NamedCall, Error>,
 }
@@ -44,6 +47,23 @@ struct Key {
     program: u32,
     message: i32,
     target: Box<[u8]>,
+    /// Which events of the target; empty where it is all.
+    filter: Box<[u8]>,
+}
+
+impl Key {
+    /// The registration for all events of the same target.
+    fn for_all(&self) -> Key {
+        Key {
+            filter: Box::default(),
+            ..self.clone()
+        }
+    }
+
+    fn same_target(&self, other: &Key) -> bool {
+        (self.program, self.message) == (other.program, other.message)
+            && self.target == other.target
+    }
 }
 
 /// A call by name.
@@ -62,9 +82,10 @@ pub(crate) trait EventKind {
 }
 
 impl Registration {
-    /// A registration by `args` for the events of `target`.
+    /// A registration by `args` for those events of `target` that `filter` stands for, all where it is empty.
     pub(crate) fn new<K: EventKind>(
         target: &[u8],
+        filter: &[u8],
         args: &<K::Register as Procedure>::Args,
     ) -> Result<Self, Error> {
         Ok(Registration {
@@ -72,11 +93,22 @@ impl Registration {
                 program: K::Message::PROGRAM,
                 message: K::Message::NUMBER,
                 target: target.into(),
+                filter: filter.into(),
             },
             register: NamedCall::new::<K::Register>(args)?,
+            beside: None,
             callback_id: |payload| Ok(K::callback_id(xdr::decode(payload)?)),
             deregister: |id| NamedCall::new::<K::Deregister>(&K::deregister(id)),
         })
+    }
+
+    /// The same, by `args` where the target has other registrations.
+    pub(crate) fn beside_others<K: EventKind>(
+        mut self,
+        args: &<K::Register as Procedure>::Args,
+    ) -> Result<Self, Error> {
+        self.beside = Some(NamedCall::new::<K::Register>(args)?);
+        Ok(self)
     }
 }
 
@@ -250,6 +282,7 @@ pub(super) async fn subscribe(
     let Registration {
         key,
         register,
+        mut beside,
         callback_id,
         deregister,
     } = registration;
@@ -260,25 +293,22 @@ pub(super) async fn subscribe(
             if let Some(cause) = &registry.end {
                 return Err(Error::disconnected(cause.clone(), false));
             }
-            if !registry.targets.contains_key(&key) {
-                let Some(call) = register.take() else {
-                    return Err(Error::Unsupported(
-                        "registration ended twice while it was waited for".to_owned(),
-                    ));
-                };
-                call.submit(shared, &key, Step::Register)
-                    .map_err(|cause| Error::disconnected(cause, false))?;
-                let phase = watch::Sender::new(Phase::Registering);
-                let target = Target {
-                    fanout: Arc::default(),
-                    phase,
-                    callback_id,
-                    deregister,
-                };
-                registry.targets.insert(key.clone(), target);
-                registry.registering += 1;
+            if let Some(phase) = registry.must_wait_for(&key) {
+                (phase, None)
+            } else {
+                if !registry.targets.contains_key(&key) {
+                    let beside = beside.take_if(|_| registry.has_others(&key));
+                    let Some(call) = beside.or_else(|| register.take()) else {
+                        return Err(Error::Unsupported(
+                            "registration ended twice while it was waited for".to_owned(),
+                        ));
+                    };
+                    call.submit(shared, &key, Step::Register)
+                        .map_err(|cause| Error::disconnected(cause, false))?;
+                    registry.insert(&key, callback_id, deregister);
+                }
+                registry.join(client, &key, queue.clone())
             }
-            registry.join(client, &key, queue.clone())
         };
         // From here on the subscription's drop cleans up, whatever becomes of this future.
         let outcome = match phase
@@ -290,14 +320,46 @@ pub(super) async fn subscribe(
         };
         match (outcome, subscription) {
             (Phase::Active { .. }, Some(subscription)) => return Ok(subscription),
-            (Phase::Failed(error), _) => return Err(error),
-            // It was being deregistered: now it can be registered anew.
+            (Phase::Failed(error), Some(_)) => return Err(error),
+            // What was in the way has gone: now it can be registered.
             _ => continue,
         }
     }
 }
 
 impl Registry {
+    /// The registration that has to be answered before one of `key` may be sent.
+    fn must_wait_for(&self, key: &Key) -> Option<watch::Receiver<Phase>> {
+        if key.filter.is_empty() || self.targets.contains_key(key) {
+            return None;
+        }
+        let target = self.targets.get(&key.for_all())?;
+        let registering = matches!(*target.phase.borrow(), Phase::Registering);
+        registering.then(|| target.phase.subscribe())
+    }
+
+    /// Whether the daemon knows, or may still know, other registrations for the target of `key`.
+    fn has_others(&self, key: &Key) -> bool {
+        self.targets.keys().any(|other| other.same_target(key))
+    }
+
+    /// Puts in a target whose registration has been sent.
+    fn insert(
+        &mut self,
+        key: &Key,
+        callback_id: fn(Bytes) -> Result<i32, DecodeError>,
+        deregister: fn(i32) -> Result<NamedCall, Error>,
+    ) {
+        let target = Target {
+            fanout: Arc::default(),
+            phase: watch::Sender::new(Phase::Registering),
+            callback_id,
+            deregister,
+        };
+        self.targets.insert(key.clone(), target);
+        self.registering += 1;
+    }
+
     /// Joins an existing target, or gives only its phase where it is on its way out.
     fn join(
         &mut self,

@@ -7,14 +7,16 @@
 //!   the two sides no longer agree on what was asked.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 use futures_core::Stream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadHalf};
-use tokio_util::codec::FramedRead;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio_util::codec::{Decoder, FramedRead};
 use tracing::{debug, trace};
 
 use super::{Shared, xdr};
@@ -26,6 +28,7 @@ use crate::packet::{FrameError, Header, MessageStatus, MessageType, Packet, Pack
 use crate::protocol::keepalive::procedure::{Ping, Pong};
 use crate::protocol::remote::procedure::ConnectEventConnectionClosed;
 use crate::protocol::{Message, keepalive};
+use crate::transport::{ReadHalf, WriteHalf};
 
 /// After so many packets the reader lets others run, for a peer that floods would starve the other loops of its task.
 const PACKETS_PER_TURN: u32 = 256;
@@ -34,18 +37,27 @@ const PACKETS_PER_TURN: u32 = 256;
 /// full read buffer.
 const EVENT_WEIGHT: u32 = 4;
 
+/// Descriptors that a packet may bring (`VIR_NET_MESSAGE_NUM_FDS_MAX`).
+const MOST_FILES: usize = 32;
+
 /// Runs the connection until it ends.
-pub(super) async fn run<T>(io: T, shared: Arc<Shared>, keepalive: Option<Keepalive>)
-where
-    T: AsyncRead + AsyncWrite + Send + 'static,
-{
+pub(super) async fn run(
+    read: ReadHalf,
+    write: WriteHalf,
+    shared: Arc<Shared>,
+    keepalive: Option<Keepalive>,
+) {
     let shared = &*shared;
     let heard = AtomicBool::new(false);
-    let (read, write) = tokio::io::split(io);
+    let packets = Packets {
+        files_wanted: shared.files_wanted.clone(),
+        skip: 0,
+    };
+    let packets = FramedRead::new(WithoutFiles(read), packets);
     shared
         .connection
         .drive(
-            read_packets(read, shared, &heard),
+            read_packets(packets, shared, &heard),
             write,
             keep_alive(keepalive, shared, &heard),
             |cause| shared.subscriptions.end(cause),
@@ -53,12 +65,11 @@ where
         .await;
 }
 
-async fn read_packets<T: AsyncRead>(
-    read: ReadHalf<T>,
+async fn read_packets(
+    mut packets: FramedRead<WithoutFiles, Packets>,
     shared: &Shared,
     heard: &AtomicBool,
 ) -> EndCause {
-    let mut packets = FramedRead::new(read, PacketCodec);
     let mut turn = 0;
     loop {
         let packet = match poll_fn(|cx| Pin::new(&mut packets).poll_next(cx)).await {
@@ -76,8 +87,9 @@ async fn read_packets<T: AsyncRead>(
                 }
             }
             MessageType::REPLY_WITH_FDS => {
+                let may_bring = shared.files_wanted.load(Ordering::Relaxed);
                 let taken =
-                    without_descriptors(packet).and_then(|packet| take_reply(shared, packet));
+                    without_count(packet, may_bring).and_then(|packet| take_reply(shared, packet));
                 if let Err(cause) = taken {
                     return cause;
                 }
@@ -135,11 +147,10 @@ fn take_reply(shared: &Shared, packet: Packet) -> Result<(), EndCause> {
 
 /// A reply without the count of descriptors that stands before its payload (`virNetMessageEncodeNumFDs`).
 ///
-/// No call here has descriptors in its reply. Each would ride on a byte that no length counts, so nothing after it
-/// could be read.
-fn without_descriptors(mut packet: Packet) -> Result<Packet, EndCause> {
-    match packet.payload.first_chunk::<4>() {
-        Some([0, 0, 0, 0]) => {
+/// Where no call had descriptors none may come: the stream was not read so that their bytes could be told.
+fn without_count(mut packet: Packet, may_bring: bool) -> Result<Packet, EndCause> {
+    match file_count(&packet) {
+        Some(count) if count == 0 || may_bring => {
             packet.payload.advance(4);
             Ok(packet)
         }
@@ -147,6 +158,69 @@ fn without_descriptors(mut packet: Packet) -> Result<Packet, EndCause> {
             "{} brings file descriptors, or no count of them",
             packet.header
         ))),
+    }
+}
+
+/// The count of descriptors of a packet that may have some; none where it is missing or over libvirt's limit.
+fn file_count(packet: &Packet) -> Option<usize> {
+    let word = packet.payload.first_chunk::<4>()?;
+    let count = usize::try_from(u32::from_be_bytes(*word)).ok()?;
+    (count <= MOST_FILES).then_some(count)
+}
+
+/// What comes, without the descriptors that come with it: no call here wants any in its reply, so they are closed at once.
+struct WithoutFiles(ReadHalf);
+
+impl AsyncRead for WithoutFiles {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.0).poll_read(cx, buf);
+        self.0.files().clear();
+        read
+    }
+}
+
+/// Finds packets in a stream in which descriptors may come too, each with a byte after its packet that no length counts.
+/// Those bytes are dropped.
+struct Packets {
+    files_wanted: Arc<AtomicBool>,
+    /// Bytes of descriptors that are still to come.
+    skip: usize,
+}
+
+impl Packets {
+    fn next(
+        &mut self,
+        source: &mut BytesMut,
+        decode: fn(&mut PacketCodec, &mut BytesMut) -> Result<Option<Packet>, FrameError>,
+    ) -> Result<Option<Packet>, FrameError> {
+        let here = self.skip.min(source.len());
+        source.advance(here);
+        self.skip -= here;
+        let packet = decode(&mut PacketCodec, source)?;
+        if let Some(packet) = &packet
+            && packet.header.kind == MessageType::REPLY_WITH_FDS
+            && self.files_wanted.load(Ordering::Relaxed)
+        {
+            self.skip = file_count(packet).unwrap_or(0);
+        }
+        Ok(packet)
+    }
+}
+
+impl Decoder for Packets {
+    type Item = Packet;
+    type Error = FrameError;
+
+    fn decode(&mut self, source: &mut BytesMut) -> Result<Option<Packet>, FrameError> {
+        self.next(source, PacketCodec::decode)
+    }
+
+    fn decode_eof(&mut self, source: &mut BytesMut) -> Result<Option<Packet>, FrameError> {
+        self.next(source, PacketCodec::decode_eof)
     }
 }
 

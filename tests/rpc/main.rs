@@ -10,12 +10,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod agent;
 mod calls;
 mod cancel;
 mod close;
 mod connect;
 mod end;
 mod events;
+mod files;
+mod filters;
 mod keepalive;
 mod limits;
 mod replies;

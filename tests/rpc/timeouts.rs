@@ -8,7 +8,7 @@ use libvirt_qmp::protocol::remote::procedure::{
     AuthList, AuthPolkit, ConnectListAllDomains, ConnectOpen, ConnectRegisterCloseCallback,
     ConnectSupportsFeature, DomainLookupByName,
 };
-use libvirt_qmp::{Config, Error, LibvirtRpc, Monitor, Phase};
+use libvirt_qmp::{Command, Config, Error, LibvirtRpc, Monitor, MonitorExt, Phase, RunOptions};
 use tokio::time::Instant;
 
 use super::support::mock::{
@@ -287,4 +287,42 @@ async fn a_deadline_of_no_time_sends_nothing_twice() {
         assert!(error.is_timeout(), "{error:?}");
     }
     assert!(daemon.sent_by_now().await.len() <= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_calls_own_deadline_takes_the_place_of_the_configured_one() {
+    let long = Duration::from_secs(100_000);
+    for configured in [None, Some(Duration::from_secs(1)), Some(long)] {
+        let (monitor, mut daemon) = monitor(quiet().call_timeout(configured)).await;
+        let monitor = Arc::new(monitor);
+        let since = Instant::now();
+        let options = RunOptions::new().timeout(LIMIT);
+        let (result, call) = tokio::join!(
+            monitor.run_with(STATUS.as_bytes(), options),
+            daemon.command()
+        );
+        let error = result.unwrap_err();
+        is_timeout(&error, Phase::Reply, since);
+        assert!(error.maybe_executed());
+        // Until the late reply the monitor's turn is taken: what waits for it was never sent.
+        let since = Instant::now();
+        let error = monitor
+            .run_with(STATUS.as_bytes(), options)
+            .await
+            .unwrap_err();
+        is_timeout(&error, Phase::Queue, since);
+        assert!(!error.maybe_executed());
+        daemon.answer(&call, r#"{"return":"late"}"#).await;
+        // A command may have its own deadline too, and lift it.
+        let command = Command::new("query-status").timeout(None);
+        let running = tokio::spawn({
+            let monitor = monitor.clone();
+            async move { monitor.execute::<u32>(command).await }
+        });
+        let call = daemon.command().await;
+        tokio::time::sleep(long * 2).await;
+        assert!(!running.is_finished());
+        daemon.answer(&call, r#"{"return":7}"#).await;
+        assert_eq!(running.await.unwrap().unwrap(), 7);
+    }
 }

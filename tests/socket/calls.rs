@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use libvirt_qmp::{Command, Config, Error, ErrorClass, Monitor, MonitorExt, Phase, SocketMonitor};
+use libvirt_qmp::{
+    Command, Config, Error, ErrorClass, Monitor, MonitorExt, Phase, RunOptions, SocketMonitor,
+};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -329,6 +331,100 @@ async fn after_a_timeout_the_late_reply_is_discarded_and_the_connection_serves_o
     assert_eq!(call.await.unwrap().unwrap(), r#"{"return": 2}"#);
 }
 
+/// A call's own deadline is kept to the instant, whatever is configured and however long the command is.
+#[tokio::test(start_paused = true)]
+async fn a_call_may_have_a_deadline_of_its_own() {
+    const OWN: Duration = Duration::from_secs(2);
+    let (monitor, mut peer) = connected().await;
+    let long = format!(r#"{{"execute":"{}"}}"#, "x".repeat(10_000));
+    let started = Instant::now();
+    let options = RunOptions::new().timeout(OWN);
+    let error = monitor
+        .run_with(long.as_bytes(), options)
+        .await
+        .unwrap_err();
+    assert_eq!(started.elapsed(), OWN);
+    assert!(
+        matches!(
+            error,
+            Error::Timeout {
+                phase: Phase::Reply,
+                after: OWN,
+                maybe_executed: true
+            }
+        ),
+        "{error:?}"
+    );
+    peer.receive().await;
+
+    // Longer than configured, and none at all.
+    for own in [Some(Duration::from_secs(1_000_000)), None] {
+        let monitor = monitor.clone();
+        let call = tokio::spawn(async move {
+            let options = RunOptions::new().timeout(own);
+            monitor.run_with(STATUS.as_bytes(), options).await
+        });
+        let command = peer.receive().await;
+        tokio::time::sleep(Duration::from_secs(999_999)).await;
+        peer.reply(&command, "1").await;
+        assert_eq!(call.await.unwrap().unwrap(), r#"{"return": 1}"#);
+    }
+
+    // It covers waiting for a free slot too.
+    let busy: Vec<_> = (0..8).map(|n| run(&monitor, numbered(n))).collect();
+    // The first that was given up has not been answered.
+    receive(&mut peer, 7).await;
+    let error = monitor
+        .run_with(STATUS.as_bytes(), RunOptions::new().timeout(OWN))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Timeout {
+                phase: Phase::Queue,
+                after: OWN,
+                maybe_executed: false
+            }
+        ),
+        "{error:?}"
+    );
+    peer.expect_silence().await;
+    drop(busy);
+}
+
+/// A call that gives up while others connect takes the connection from nobody.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_of_its_own_covers_connecting() {
+    let (client, mut peer) = QmpPeer::new();
+    let monitor = SocketMonitor::new(client);
+    let options = RunOptions::new().timeout(Duration::from_secs(2));
+    let started = Instant::now();
+    let error = monitor
+        .run_with(STATUS.as_bytes(), options)
+        .await
+        .unwrap_err();
+    assert_eq!(started.elapsed(), Duration::from_secs(2));
+    assert!(
+        matches!(
+            error,
+            Error::Timeout {
+                phase: Phase::Handshake,
+                maybe_executed: false,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    let dialogue = async {
+        peer.shake_hands().await;
+        let command = peer.receive().await;
+        peer.reply(&command, "2").await;
+    };
+    let (reply, ()) = tokio::join!(monitor.run(STATUS.as_bytes()), dialogue);
+    assert_eq!(reply.unwrap(), r#"{"return": 2}"#);
+}
+
 /// P3: at QEMU's pace of 2.4 µs a byte, a megabyte takes longer than a short deadline.
 #[tokio::test(start_paused = true)]
 async fn a_long_command_has_more_time() {
@@ -474,8 +570,15 @@ async fn what_is_no_command_is_refused_before_anything_is_sent() {
     }
     let error = monitor.run(b"{\"execute\":\"\xff\"}").await.unwrap_err();
     assert!(matches!(error, Error::Command(_)), "{error:?}");
-    let error = monitor.run(br#"{"exec-oob":"yank"}"#).await.unwrap_err();
-    assert!(error.is_unsupported(), "{error:?}");
+    // P9: what makes QEMU's parser start anew, dropping what it has.
+    for control in [0x00, 0x01, 0x1b, 0xff] {
+        for place in [0, 3, 14] {
+            let mut command = br#"{"execute":"a"}"#.to_vec();
+            command.insert(place, control);
+            let error = monitor.run(&command).await.unwrap_err();
+            assert!(matches!(error, Error::Command(_)), "{error:?}");
+        }
+    }
     peer.expect_silence().await;
 }
 

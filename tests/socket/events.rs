@@ -6,7 +6,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
-use libvirt_qmp::{Config, Error, Monitor, Phase, SocketMonitor, Timestamp};
+use libvirt_qmp::{
+    Config, Error, EventFilter, EventOptions, Monitor, Overflow, Phase, SocketMonitor, Timestamp,
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -308,5 +310,146 @@ fn a_flood_lets_others_run() {
             ),
             "{error:?}"
         );
+    }
+}
+
+/// What is not wanted takes no room, so it pushes nothing out.
+#[tokio::test(start_paused = true)]
+async fn a_filter_by_name_keeps_the_rest_out_of_the_queue() {
+    let (monitor, mut peer) = connected(Config::new().event_queue(3)).await;
+    // The first stream has what was kept; these have their own bounds.
+    let _first = monitor.events().await.unwrap();
+    let filter = EventFilter::name("A").or(EventFilter::glob("B_*"));
+    let options = EventOptions::new(filter).queue(4);
+    let mut wanted = monitor.events_with(options).await.unwrap();
+    for n in 0..100 {
+        peer.event("NOISE").await;
+        match n {
+            10 => peer.event("A").await,
+            50 => peer.event("B_1").await,
+            90 => peer.event("B_2").await,
+            _ => {}
+        }
+    }
+    // One that has no name is not hidden by a filter of names.
+    peer.send(r#"{"event": 5}"#).await;
+    catch_up(&monitor, &mut peer).await;
+    assert_eq!(names(&mut wanted, 3).await, ["A", "B_1", "B_2"]);
+    let error = wanted.next().await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Decode { .. }), "{error:?}");
+    assert!(wanted.next().now_or_never().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_predicate_sees_the_event_itself() {
+    let (monitor, mut peer) = connected(Config::new()).await;
+    let mine = EventFilter::name("JOB").when(|event| {
+        event
+            .data
+            .as_ref()
+            .is_some_and(|data| data.get().contains("mine"))
+    });
+    let mut events = monitor.events_with(EventOptions::new(mine)).await.unwrap();
+    for (name, id) in [("JOB", "yours"), ("OTHER", "mine"), ("JOB", "mine")] {
+        peer.send(&format!(
+            r#"{{"event": "{name}", "data": {{"id": "{id}"}}, "timestamp": {{"seconds": 1, "microseconds": 2}}}}"#
+        ))
+        .await;
+    }
+    let event = events.next().await.unwrap().unwrap();
+    assert_eq!(event.data.unwrap().get(), r#"{"id": "mine"}"#);
+    catch_up(&monitor, &mut peer).await;
+    assert!(events.next().now_or_never().is_none());
+}
+
+/// P21: the first stream starts with what came before it, also where it has a filter and a bound of its own.
+#[tokio::test(start_paused = true)]
+async fn a_first_stream_with_options_starts_with_what_came_before_it() {
+    let (monitor, mut peer) = connected(Config::new()).await;
+    for name in ["A", "X", "B", "X", "C"] {
+        peer.event(name).await;
+    }
+    catch_up(&monitor, &mut peer).await;
+    let options = EventOptions::new(EventFilter::any().and(EventFilter::name("X").not())).queue(2);
+    let mut first = monitor.events_with(options).await.unwrap();
+    assert!(matches!(
+        first.next().await,
+        Some(Err(Error::EventsLost(1)))
+    ));
+    peer.event("X").await;
+    peer.event("D").await;
+    assert_eq!(names(&mut first, 3).await, ["B", "C", "D"]);
+    // The next one does not.
+    let mut second = monitor.events().await.unwrap();
+    peer.event("E").await;
+    assert_eq!(names(&mut second, 1).await, ["E"]);
+
+    // After the end they are still there, and then the end.
+    let (monitor, mut peer) = connected(Config::new()).await;
+    peer.event("A").await;
+    peer.event("SHUTDOWN").await;
+    catch_up(&monitor, &mut peer).await;
+    drop(peer);
+    let error = monitor.run(STATUS.as_bytes()).await.unwrap_err();
+    assert!(error.is_disconnected());
+    let options = EventOptions::new(["SHUTDOWN"]);
+    let mut events = monitor.events_with(options).await.unwrap();
+    assert_eq!(names(&mut events, 1).await, ["SHUTDOWN"]);
+    assert!(events.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_does_what_its_stream_was_told() {
+    let (monitor, mut peer) = connected(Config::new()).await;
+    let _first = monitor.events().await.unwrap();
+    let stream = |overflow| {
+        let options = EventOptions::new(EventFilter::any()).queue(2);
+        monitor.events_with(options.overflow(overflow))
+    };
+    let mut oldest = stream(Overflow::DropOldest).await.unwrap();
+    let mut newest = stream(Overflow::DropNewest).await.unwrap();
+    let mut end = stream(Overflow::End).await.unwrap();
+    for name in ["A", "B", "C", "D"] {
+        peer.event(name).await;
+    }
+    catch_up(&monitor, &mut peer).await;
+    assert!(matches!(
+        oldest.next().await,
+        Some(Err(Error::EventsLost(2)))
+    ));
+    assert_eq!(names(&mut oldest, 2).await, ["C", "D"]);
+    assert_eq!(names(&mut newest, 2).await, ["A", "B"]);
+    assert!(matches!(
+        newest.next().await,
+        Some(Err(Error::EventsLost(2)))
+    ));
+    assert_eq!(names(&mut end, 2).await, ["A", "B"]);
+    assert!(matches!(end.next().await, Some(Err(Error::EventsLost(_)))));
+    assert!(end.next().await.is_none());
+    // The connection is none the worse for it.
+    peer.event("E").await;
+    assert_eq!(names(&mut newest, 1).await, ["E"]);
+    catch_up(&monitor, &mut peer).await;
+}
+
+/// Between what is kept and what comes nothing is lost and nothing doubled, wherever the first stream is made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_stream_has_no_seam() {
+    for round in 0..20 {
+        let (monitor, mut peer) = connected(Config::new()).await;
+        let flood = tokio::spawn(async move {
+            for n in 0..500 {
+                peer.event(&format!("E{n}")).await;
+            }
+            peer
+        });
+        for _ in 0..round {
+            tokio::task::yield_now().await;
+        }
+        let options = EventOptions::new(EventFilter::glob("E*"));
+        let mut events = monitor.events_with(options).await.unwrap();
+        let expected: Vec<_> = (0..500).map(|n| format!("E{n}")).collect();
+        assert_eq!(names(&mut events, 500).await, expected);
+        flood.await.unwrap();
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use libvirt_qmp::{Config, EndCause, Error, ErrorClass, Monitor, Phase, SocketMonitor, Version};
+use libvirt_qmp::{
+    Config, EndCause, Error, ErrorClass, Handshake, Monitor, Phase, SocketMonitor, Version,
+};
 use tokio::time::Instant;
 
 use crate::support::qmp_peer::{GREETING, QmpPeer, event};
@@ -30,7 +32,11 @@ async fn greeting_then_capabilities_then_commands() {
     let capabilities = peer.expect("qmp_capabilities").await;
     assert_eq!(
         capabilities.command,
-        serde_json::json!({"execute": "qmp_capabilities", "id": capabilities.command["id"]})
+        serde_json::json!({
+            "execute": "qmp_capabilities",
+            "arguments": {"enable": ["oob"]},
+            "id": capabilities.command["id"],
+        })
     );
     // No command before the capabilities are agreed on: QEMU would refuse it (P11).
     peer.expect_silence().await;
@@ -55,7 +61,10 @@ async fn unknown_capabilities_and_members_are_tolerated() {
         )
         .await;
         let command = peer.expect("qmp_capabilities").await;
-        assert!(command.command.get("arguments").is_none());
+        assert_eq!(
+            command.command["arguments"],
+            serde_json::json!({"enable": ["oob"]})
+        );
         peer.send(&format!(
             r#"{{"new": null, "return": {{"x": 1}}, "id": {}}}"#,
             command.id()
@@ -360,4 +369,85 @@ async fn a_monitor_dropped_before_or_during_the_handshake_closes_the_socket() {
     let _ = call.await;
     drop(monitor);
     peer.expect_end().await;
+}
+
+/// The greeting is for the user, and so is what follows it (P11).
+#[tokio::test(start_paused = true)]
+async fn with_a_greeting_only_the_user_negotiates() {
+    let (client, mut peer) = QmpPeer::new();
+    let config = Config::new().handshake(Handshake::GreetingOnly);
+    let monitor = Arc::new(SocketMonitor::with_config(client, config));
+    let early = run(&monitor, STATUS);
+    peer.expect_silence().await;
+    peer.send(GREETING).await;
+    let command = peer.expect("query-status").await;
+    peer.refuse(
+        &command,
+        "CommandNotFound",
+        "Expecting capabilities negotiation",
+    )
+    .await;
+    assert!(early.await.unwrap().unwrap_err().is_command_not_found());
+    assert!(monitor.greeting().await.unwrap().offers("oob"));
+
+    // What QEMU could not read is the user's to know at once.
+    let broken = run(&monitor, r#"{"execute":"qmp_capabilities","a":1,"a":1}"#);
+    peer.receive().await;
+    peer.send(r#"{"error": {"class": "GenericError", "desc": "duplicate key"}}"#)
+        .await;
+    assert!(matches!(broken.await.unwrap(), Err(Error::Qmp(_))));
+
+    let negotiate = run(&monitor, r#"{"execute":"qmp_capabilities","id":1}"#);
+    let command = peer.expect("qmp_capabilities").await;
+    peer.reply(&command, "{}").await;
+    assert_eq!(
+        negotiate.await.unwrap().unwrap(),
+        r#"{"return": {}, "id": 1}"#
+    );
+
+    // No greeting is still no connection.
+    let (client, mut peer) = QmpPeer::new();
+    let config = Config::new().handshake(Handshake::GreetingOnly);
+    let monitor = SocketMonitor::with_config(client, config);
+    let error = monitor.connect().await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Timeout {
+                phase: Phase::Greeting,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    peer.expect_end().await;
+}
+
+/// What never greets, as the guest agent, is spoken to at once; ids are used all the same.
+#[tokio::test(start_paused = true)]
+async fn without_a_handshake_commands_go_at_once() {
+    let (client, mut peer) = QmpPeer::new();
+    let config = Config::new().handshake(Handshake::None);
+    let monitor = Arc::new(SocketMonitor::with_config(client, config));
+    let started = Instant::now();
+    monitor.connect().await.unwrap();
+    let error = monitor.greeting().await.unwrap_err();
+    assert!(error.is_unsupported(), "{error:?}");
+    peer.expect_silence().await;
+    let mut events = monitor.events().await.unwrap();
+    let calls = [run(&monitor, STATUS), run(&monitor, STATUS)];
+    let first = peer.receive().await;
+    let second = peer.receive().await;
+    assert_ne!(first.id(), second.id());
+    peer.event("STOP").await;
+    // A greeting that comes after all is passed over.
+    peer.send(GREETING).await;
+    peer.reply(&second, "2").await;
+    peer.send(r#"{"error": {"class": "GenericError", "desc": "x"}}"#)
+        .await;
+    let [one, two] = calls;
+    assert!(matches!(one.await.unwrap(), Err(Error::Qmp(_))));
+    assert_eq!(two.await.unwrap().unwrap(), r#"{"return": 2}"#);
+    assert_eq!(names(&mut events, 1).await, ["STOP"]);
+    assert!(started.elapsed() < Duration::from_secs(1));
 }

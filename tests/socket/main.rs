@@ -15,8 +15,12 @@ mod calls;
 mod dial;
 mod end;
 mod events;
+mod files;
 mod framing;
 mod handshake;
+mod listen;
+mod oob;
+mod streams;
 
 use std::sync::Arc;
 

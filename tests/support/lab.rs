@@ -158,6 +158,11 @@ impl Lab {
 
     /// [`Lab::guest`] with this UUID.
     pub(crate) fn guest_with_uuid(&self, name: &str, uuid: Uuid) -> Guest {
+        self.guest_with(name, uuid, "")
+    }
+
+    /// [`Lab::guest`] with this UUID and these devices, in libvirt's XML, besides its own.
+    pub(crate) fn guest_with(&self, name: &str, uuid: Uuid, devices: &str) -> Guest {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         assert!(name.bytes().all(plain), "{name:?} would need quoting");
         let qemu = find_program(QEMU).expect("checked when the lab started");
@@ -165,7 +170,7 @@ impl Lab {
             "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
              <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>\
              <devices><emulator>{}</emulator><controller type='usb' model='none'/><memballoon model='none'/>\
-             <video><model type='none'/></video></devices><seclabel type='none'/></domain>",
+             <video><model type='none'/></video>{devices}</devices><seclabel type='none'/></domain>",
             qemu.display()
         );
         let file = self.scratch.path(&format!("{name}.xml"));

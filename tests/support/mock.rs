@@ -1,6 +1,8 @@
 //! A libvirt daemon whose part the test speaks: it waits for the calls it names and says what it likes. Packets and
 //! bodies go through the crate's own codec and wire types. Imports the crate's public API only.
 
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -10,12 +12,12 @@ use bytestring::ByteString;
 use libvirt_qmp::packet::{Header, MessageStatus, MessageType, Packet, PacketCodec};
 use libvirt_qmp::protocol::keepalive::procedure::{Ping, Pong};
 use libvirt_qmp::protocol::qemu::procedure::{
-    ConnectDomainMonitorEventDeregister, ConnectDomainMonitorEventRegister, DomainMonitorCommand,
-    DomainMonitorEvent,
+    ConnectDomainMonitorEventDeregister, ConnectDomainMonitorEventRegister, DomainAgentCommand,
+    DomainMonitorCommand, DomainMonitorEvent,
 };
 use libvirt_qmp::protocol::qemu::{
-    ConnectDomainMonitorEventRegisterRet, DomainMonitorCommandArgs, DomainMonitorCommandRet,
-    DomainMonitorEventMsg,
+    ConnectDomainMonitorEventRegisterRet, DomainAgentCommandArgs, DomainAgentCommandRet,
+    DomainMonitorCommandArgs, DomainMonitorCommandRet, DomainMonitorEventMsg,
 };
 use libvirt_qmp::protocol::remote::procedure::{
     AuthList, ConnectClose, ConnectOpen, ConnectRegisterCloseCallback, ConnectSupportsFeature,
@@ -30,8 +32,11 @@ use libvirt_qmp::protocol::{Message, Procedure};
 use libvirt_qmp::xdr::{self, Reader, Writer};
 use libvirt_qmp::{Config, Libvirt, LibvirtRpc, Monitor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::UnixStream;
 use tokio_util::codec::{Decoder, Encoder};
 use xdr_codec::{Pack, Unpack};
+
+use super::fds;
 
 /// How long the daemon waits for the client before it fails the test. On a paused clock that is no time at all; it is
 /// longer than every default deadline of the client.
@@ -45,8 +50,15 @@ pub(crate) const DOMAIN: &str = "vm-1";
 
 /// The daemon's end of a connection.
 pub(crate) struct MockDaemon {
-    stream: DuplexStream,
+    stream: Stream,
     inbox: BytesMut,
+    /// File descriptors that have come, over a unix socket.
+    files: VecDeque<OwnedFd>,
+}
+
+enum Stream {
+    Pipe(DuplexStream),
+    Unix(UnixStream),
 }
 
 /// A call that has come.
@@ -71,8 +83,13 @@ pub(crate) fn pair() -> (DuplexStream, MockDaemon) {
 /// The same with room for `pipe` bytes in each direction.
 pub(crate) fn pair_with_pipe(pipe: usize) -> (DuplexStream, MockDaemon) {
     let (client, stream) = tokio::io::duplex(pipe);
-    let inbox = BytesMut::new();
-    (client, MockDaemon { stream, inbox })
+    (client, MockDaemon::over(Stream::Pipe(stream)))
+}
+
+/// The same over a unix socket, which carries file descriptors too.
+pub(crate) fn unix_pair() -> (UnixStream, MockDaemon) {
+    let (client, stream) = UnixStream::pair().expect("a socket pair");
+    (client, MockDaemon::over(Stream::Unix(stream)))
 }
 
 /// Settings for a test that wants no keepalive packets in its dialogue.
@@ -208,6 +225,48 @@ pub(crate) fn event(
 }
 
 impl MockDaemon {
+    fn over(stream: Stream) -> Self {
+        MockDaemon {
+            stream,
+            inbox: BytesMut::new(),
+            files: VecDeque::new(),
+        }
+    }
+
+    async fn read(&mut self) -> std::io::Result<usize> {
+        match &mut self.stream {
+            Stream::Pipe(stream) => stream.read_buf(&mut self.inbox).await,
+            Stream::Unix(stream) => fds::receive(stream, &mut self.inbox, &mut self.files).await,
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match &mut self.stream {
+            Stream::Pipe(stream) => stream.write_all(bytes).await,
+            Stream::Unix(stream) => stream.write_all(bytes).await,
+        }
+    }
+
+    /// The file descriptors that follow a call, each on a byte of its own, and how many came in all.
+    pub(crate) async fn files(&mut self, count: usize) -> Vec<OwnedFd> {
+        while self.inbox.len() < count {
+            let read = tokio::time::timeout(PATIENCE, self.read()).await;
+            let read = read.expect("the client goes on").expect("the socket works");
+            assert_ne!(read, 0, "the client is there");
+        }
+        assert_eq!(self.inbox.split_to(count), vec![0; count]);
+        assert_eq!(self.files.len(), count);
+        self.files.drain(..).collect()
+    }
+
+    /// Sends a file descriptor on a byte of its own.
+    pub(crate) async fn send_file(&mut self, file: &OwnedFd) {
+        match &self.stream {
+            Stream::Pipe(_) => panic!("a pipe in memory carries no descriptors"),
+            Stream::Unix(stream) => fds::send(stream, file).await.expect("the client is there"),
+        }
+    }
+
     /// The next packet, of any kind; none where the client has closed.
     pub(crate) async fn packet(&mut self) -> Option<Packet> {
         let next = async {
@@ -216,7 +275,7 @@ impl MockDaemon {
                 if let Some(packet) = found.expect("the client sends packets") {
                     return Some(packet);
                 }
-                match self.stream.read_buf(&mut self.inbox).await {
+                match self.read().await {
                     Ok(0) | Err(_) => {
                         assert!(self.inbox.is_empty(), "the client left inside a packet");
                         return None;
@@ -250,9 +309,7 @@ impl MockDaemon {
 
     /// Waits for the client to close, wherever in its packets.
     pub(crate) async fn expect_cut(&mut self) {
-        let closed = async {
-            while matches!(self.stream.read_buf(&mut self.inbox).await, Ok(read) if read > 0) {}
-        };
+        let closed = async { while matches!(self.read().await, Ok(read) if read > 0) {} };
         tokio::time::timeout(PATIENCE, closed)
             .await
             .expect("the client closes");
@@ -269,7 +326,7 @@ impl MockDaemon {
             {
                 packets.push(packet);
             }
-            let read = std::pin::pin!(self.stream.read_buf(&mut self.inbox));
+            let read = std::pin::pin!(self.read());
             match poll_once(read).await {
                 Poll::Ready(Ok(read)) if read > 0 => settle().await,
                 _ => return packets,
@@ -283,7 +340,7 @@ impl MockDaemon {
 
     /// Sends bytes, whatever they are.
     pub(crate) async fn raw(&mut self, bytes: &[u8]) {
-        let written = tokio::time::timeout(PATIENCE, self.stream.write_all(bytes)).await;
+        let written = tokio::time::timeout(PATIENCE, self.write(bytes)).await;
         written
             .expect("the client reads")
             .expect("the client is there");
@@ -326,6 +383,22 @@ impl MockDaemon {
     /// Answers a monitor command with what QEMU says.
     pub(crate) async fn answer(&mut self, call: &Call<DomainMonitorCommandArgs>, json: &str) {
         self.reply_raw(&call.header, MessageStatus::OK, answer(json))
+            .await;
+    }
+
+    /// Waits for a command of the guest agent.
+    pub(crate) async fn agent_command(&mut self) -> Call<DomainAgentCommandArgs> {
+        self.expect::<DomainAgentCommand>().await
+    }
+
+    /// Answers a command of the guest agent with what it says, or with nothing.
+    pub(crate) async fn agent_answer(
+        &mut self,
+        call: &Call<DomainAgentCommandArgs>,
+        json: Option<&str>,
+    ) {
+        let result = json.map(ByteString::from);
+        self.reply::<DomainAgentCommand>(call, &DomainAgentCommandRet { result })
             .await;
     }
 
@@ -452,7 +525,7 @@ impl MockDaemon {
                 payload: reply,
             };
             // A client that has gone needs no reply.
-            let _ = self.stream.write_all(&bytes_of(packet)).await;
+            let _ = self.write(&bytes_of(packet)).await;
             if (header.program, header.procedure) == id::<ConnectClose>() {
                 break;
             }

@@ -9,6 +9,8 @@
 )]
 
 pub(crate) mod conformance;
+pub(crate) mod fds;
+pub(crate) mod guest_agent;
 pub(crate) mod lab;
 pub(crate) mod mock;
 pub(crate) mod process;

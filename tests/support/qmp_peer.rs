@@ -1,12 +1,17 @@
 //! A QMP server whose part the test speaks: it waits for the commands it names and says what it likes, byte by byte where
 //! need be. Imports the crate's public API only.
 
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use libvirt_qmp::{Config, Monitor, SocketMonitor};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, Interest};
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 /// How long the peer waits for the client before it fails the test. On a paused clock that is no time at all; it is
@@ -21,9 +26,57 @@ pub(crate) const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 22, 
 
 /// The server's end of a connection.
 pub(crate) struct QmpPeer {
-    stream: DuplexStream,
+    stream: Stream,
     /// What came and has not been taken.
     inbox: Vec<u8>,
+    /// Descriptors that came with it, and how many bytes of all that ever came were before the read that brought each.
+    files: Vec<(usize, OwnedFd)>,
+    /// Bytes that ever came.
+    came: usize,
+}
+
+enum Stream {
+    Pipe(DuplexStream),
+    Socket(UnixStream),
+}
+
+impl Stream {
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Stream::Pipe(pipe) => pipe.write_all(bytes).await,
+            Stream::Socket(socket) => socket.write_all(bytes).await,
+        }
+    }
+
+    async fn read(&mut self, inbox: &mut Vec<u8>, files: &mut Vec<OwnedFd>) -> io::Result<usize> {
+        match self {
+            Stream::Pipe(pipe) => pipe.read_buf(inbox).await,
+            Stream::Socket(socket) => {
+                let receive = || receive(socket, inbox, files);
+                socket.async_io(Interest::READABLE, receive).await
+            }
+        }
+    }
+}
+
+/// Reads once, as QEMU does it: with room for descriptors.
+fn receive(
+    socket: &UnixStream,
+    inbox: &mut Vec<u8>,
+    files: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    let mut bytes = [0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let parts = &mut [IoSliceMut::new(&mut bytes)];
+    let length = recvmsg(socket, parts, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(came) = message {
+            files.extend(came);
+        }
+    }
+    inbox.extend_from_slice(&bytes[..length]);
+    Ok(length)
 }
 
 /// A command that has come.
@@ -38,7 +91,8 @@ pub(crate) struct Received {
 impl Received {
     /// The command's name.
     pub(crate) fn name(&self) -> &str {
-        self.command["execute"].as_str().expect("a name")
+        let name = self.command.get("execute").or(self.command.get("exec-oob"));
+        name.and_then(Value::as_str).expect("a name")
     }
 
     /// The id as JSON text.
@@ -56,17 +110,64 @@ impl QmpPeer {
     /// As [`QmpPeer::new`], where so many bytes fit between the two, in each direction.
     pub(crate) fn with_pipe(size: usize) -> (DuplexStream, QmpPeer) {
         let (client, stream) = tokio::io::duplex(size);
-        let inbox = Vec::new();
-        (client, QmpPeer { stream, inbox })
+        (client, QmpPeer::over(Stream::Pipe(stream)))
+    }
+
+    /// As [`QmpPeer::new`], over a pair of unix sockets.
+    pub(crate) fn on_socket() -> (UnixStream, QmpPeer) {
+        let (client, stream) = UnixStream::pair().expect("a pair of sockets");
+        (client, QmpPeer::from_socket(stream))
+    }
+
+    /// The peer at the other end of this socket.
+    pub(crate) fn from_socket(stream: UnixStream) -> QmpPeer {
+        QmpPeer::over(Stream::Socket(stream))
+    }
+
+    fn over(stream: Stream) -> QmpPeer {
+        QmpPeer {
+            stream,
+            inbox: Vec::new(),
+            files: Vec::new(),
+            came: 0,
+        }
+    }
+
+    /// The descriptors that came and were not taken, in their order.
+    pub(crate) fn take_files(&mut self) -> Vec<OwnedFd> {
+        self.files.drain(..).map(|(_, file)| file).collect()
+    }
+
+    /// How many bytes had come before each of the descriptors.
+    pub(crate) fn files_came_after(&self) -> Vec<usize> {
+        self.files.iter().map(|(before, _)| *before).collect()
+    }
+
+    /// Bytes that have come in all.
+    pub(crate) fn bytes_came(&self) -> usize {
+        self.came
     }
 
     /// A monitor that has done its handshake, and its peer.
     pub(crate) async fn connected(config: Config) -> (SocketMonitor, QmpPeer) {
         let (client, mut peer) = QmpPeer::new();
         let monitor = SocketMonitor::with_config(client, config);
-        let (connected, ()) = tokio::join!(monitor.connect(), peer.shake_hands());
-        connected.expect("the peer says what QEMU says");
+        peer.connect(&monitor).await;
         (monitor, peer)
+    }
+
+    /// As [`QmpPeer::connected`], over a pair of unix sockets.
+    pub(crate) async fn connected_on_socket(config: Config) -> (SocketMonitor, QmpPeer) {
+        let (client, mut peer) = QmpPeer::on_socket();
+        let monitor = SocketMonitor::with_config(client, config);
+        peer.connect(&monitor).await;
+        (monitor, peer)
+    }
+
+    /// Does the handshake with its monitor.
+    pub(crate) async fn connect(&mut self, monitor: &SocketMonitor) {
+        let (connected, ()) = tokio::join!(monitor.connect(), self.shake_hands());
+        connected.expect("the peer says what QEMU says");
     }
 
     /// Greets and accepts the capabilities.
@@ -130,12 +231,27 @@ impl QmpPeer {
         Some(Received { text, command })
     }
 
+    /// Reads once, whatever comes.
+    pub(crate) async fn read_some(&mut self) {
+        assert_ne!(self.read().await, 0, "the client is there");
+    }
+
     /// Reads once.
     async fn read(&mut self) -> usize {
-        timeout(PATIENCE, self.stream.read_buf(&mut self.inbox))
+        timeout(PATIENCE, self.read_once())
             .await
             .expect("the client says something")
             .expect("the pipe works")
+    }
+
+    async fn read_once(&mut self) -> io::Result<usize> {
+        let mut files = Vec::new();
+        let length = self.stream.read(&mut self.inbox, &mut files).await?;
+        let before = self.came;
+        self.files
+            .extend(files.into_iter().map(|file| (before, file)));
+        self.came += length;
+        Ok(length)
     }
 
     /// Answers with success.
@@ -168,11 +284,7 @@ impl QmpPeer {
 
     /// Fails if the client says anything before nobody has anything left to do. For a paused clock.
     pub(crate) async fn expect_silence(&mut self) {
-        let came = timeout(
-            Duration::from_millis(1),
-            self.stream.read_buf(&mut self.inbox),
-        )
-        .await;
+        let came = timeout(Duration::from_millis(1), self.read_once()).await;
         assert!(came.is_err() && self.inbox.is_empty(), "{came:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The events of a QMP connection on their way from the task that reads them to the streams. Imports queue, qmp, error,
+//! The events of a QMP connection on their way from the task that reads them to the streams. Imports queue, qmp, monitor, error,
 //! `session` and the drivers' `fanout`.
 
 use std::pin::Pin;
@@ -11,7 +11,8 @@ use futures_core::Stream;
 use super::super::fanout::Fanout;
 use super::session::Session;
 use crate::error::{EndCause, Error};
-use crate::qmp::Event;
+use crate::monitor::EventOptions;
+use crate::qmp::{self, Event};
 use crate::queue::{EventQueue, Item, QueueOptions, Taken};
 
 /// The queues that each event goes to.
@@ -47,12 +48,37 @@ impl Subscribers {
     }
 
     fn add(&self) -> Arc<EventQueue> {
-        let first = self
-            .first
+        let first = self.take_first();
+        first.unwrap_or_else(|| self.fanout.add(QueueOptions::new(self.limit)))
+    }
+
+    /// A queue of its own bound and filter, which the events kept so far go through too where it is the first.
+    fn add_with(&self, options: &EventOptions) -> Arc<EventQueue> {
+        let options = self.queue_options(options);
+        match self.take_first() {
+            Some(first) => self.fanout.replace(&first, options),
+            None => self.fanout.add(options),
+        }
+    }
+
+    fn take_first(&self) -> Option<Arc<EventQueue>> {
+        self.first
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        first.unwrap_or_else(|| self.fanout.add(QueueOptions::new(self.limit)))
+            .take()
+    }
+
+    fn queue_options(&self, options: &EventOptions) -> QueueOptions<Bytes> {
+        let mut queue = QueueOptions::new(options.queue.unwrap_or(self.limit));
+        queue.overflow = options.overflow;
+        if !options.filter.is_any() {
+            let filter = options.filter.clone();
+            queue.accept = Some(Arc::new(move |message: &Bytes| {
+                // What has no name that can be read is not hidden: the stream says so.
+                qmp::event_name(message).is_none_or(|name| filter.may_match(&name))
+            }));
+        }
+        queue
     }
 
     fn remove(&self, queue: &Arc<EventQueue>) {
@@ -72,9 +98,20 @@ pub(super) struct SocketEvents {
 
 impl SocketEvents {
     pub(super) fn new(session: Arc<Session>) -> Self {
+        let queue = session.subscribers().add();
+        SocketEvents::over(session, queue)
+    }
+
+    /// The events that `options` let through by their name.
+    pub(super) fn with_options(session: Arc<Session>, options: &EventOptions) -> Self {
+        let queue = session.subscribers().add_with(options);
+        SocketEvents::over(session, queue)
+    }
+
+    fn over(session: Arc<Session>, queue: Arc<EventQueue>) -> Self {
         SocketEvents {
-            queue: session.subscribers().add(),
             session: Some(session),
+            queue,
             taken: Taken::default(),
             shut_down: false,
         }

@@ -1,29 +1,36 @@
-//! The monitor on QEMU's own QMP socket: what its user sees, and how the socket is connected. The connection itself is in
-//! `session`, its events in `events`. May import anything below the drivers.
+//! The monitor on QEMU's own QMP socket: what its user sees. The connection itself is in `session`, its events in `events`,
+//! the ways to QEMU in `dial`, `listen` and `child`. May import anything below the drivers.
 
+mod address;
+mod child;
+pub(super) mod dial;
 mod events;
+mod listen;
 mod session;
 
 use std::fmt;
-use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, ToSocketAddrs, UnixStream};
+use tokio::net::ToSocketAddrs;
+use tokio::process::Child;
 
-use super::{Link, finish, refuse_oob};
-use crate::config::Config;
-use crate::connection::{deadline, sleep_until};
+use super::{Link, duplicate, finish, refuse_oob};
+use crate::config::{Config, Handshake};
+use crate::connection::{Deadline, deadline, sleep_until};
 use crate::error::{Error, Phase};
-use crate::monitor::{EventStream, Monitor, MonitorFuture, SchemaCell};
+use crate::inflight::{Files, Ride};
+use crate::monitor::{EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell};
 use crate::qmp::{Greeting, RawCommand};
+use crate::transport::Transport;
+use child::ChildStream;
 use session::{Ids, Session, silent};
 
-/// How long to wait before a socket whose backlog was full is tried again.
-const DIAL_AGAIN: Duration = Duration::from_millis(20);
+pub use address::{QmpAddress, QmpAddressError};
+pub use listen::QmpListener;
 
 /// QEMU's monitor on its own QMP socket, or any stream that speaks QMP.
 ///
@@ -42,16 +49,49 @@ const DIAL_AGAIN: Duration = Duration::from_millis(20);
 ///
 /// Commands run in the order of their calls, and QEMU answers them one by one; up to [`Config::max_in_flight`], but at most
 /// 8, are sent ahead. Messages are at most 64 MiB long, in both directions. QEMU reads a command at about 0.4 MB/s, so
-/// each call gets 20 µs a byte on top of [`Config::call_timeout`].
+/// each call gets 20 µs a byte on top of [`Config::call_timeout`]; one with a timeout of its own gets exactly that.
 ///
 /// Once begun, connecting goes on by itself: dropping the future that began it does no harm, and others wait for the same
 /// outcome.
+///
+/// # Ways to QEMU
+///
+/// | QEMU is started with | here |
+/// |---|---|
+/// | `-qmp unix:PATH,server=on,wait=off` | [`unix`](SocketMonitor::unix) |
+/// | `-qmp tcp:HOST:PORT,server=on,wait=off` | [`tcp`](SocketMonitor::tcp) |
+/// | `-qmp unix:PATH`, `-qmp tcp:HOST:PORT`, also with `reconnect=1` | [`listen`](SocketMonitor::listen), before it is started |
+/// | `-qmp stdio`, as a child of this program | [`stdio`](SocketMonitor::stdio) |
+/// | `-qmp pipe:PATH` | [`dial`](SocketMonitor::dial) |
+/// | `-chardev socket,id=q,fd=0 -mon chardev=q,mode=control` | [`from_fd`](SocketMonitor::from_fd), or `new` with a socket pair |
+/// | anything else that leads to a QMP server | [`new`](SocketMonitor::new) |
+///
+/// # Out-of-band commands
+///
+/// Where QEMU offers the capability `oob` and [`Config::oob`] does not decline it, it is negotiated, and a command made by
+/// [`Command::oob`](crate::Command::oob), or one with `exec-oob`, goes ahead of those that wait: it is answered while 8
+/// others block. Where `oob` is not negotiated such a command is [`Error::Unsupported`].
+///
+/// # File descriptors
+///
+/// On a unix socket a command may bring one descriptor, for `getfd` or `add-fd`. QEMU has one place for what arrives, so the
+/// command waits until nothing else is in flight, and what comes later waits for its reply; out-of-band commands do not. QEMU
+/// keeps the first descriptor of a message only, so more than one is [`Error::Unsupported`], as is any on another kind
+/// of stream. Nothing is sent then.
+///
+/// # Handshake
+///
+/// With [`Handshake::GreetingOnly`] the user runs `qmp_capabilities`; if that enables `oob`, out-of-band commands
+/// pass from then on. With [`Handshake::None`] commands are sent at once, and [`greeting`](SocketMonitor::greeting) is
+/// [`Error::Unsupported`]. Commands carry ids in any case.
 ///
 /// # Events
 ///
 /// Events are kept from the moment that connecting begins, and the first event stream starts with them; later streams
 /// start with what comes after they were made. Each queue, the one for the first stream included, holds at most
-/// [`Config::event_queue`] events and 64 MiB of text. When it is full the oldest go, and the stream says how many.
+/// [`Config::event_queue`] events and 64 MiB of text, or as many as its own [`EventOptions`] say. When it is full the
+/// oldest go, and the stream says how many. A filter keeps what it does not take by name out of the queue; of a first stream
+/// with a filter the events kept so far go through it too.
 ///
 /// A stream ends by itself where QEMU closes the connection after its event `SHUTDOWN`; any other end is an error, the last
 /// item of the stream.
@@ -76,8 +116,12 @@ impl SocketMonitor {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        SocketMonitor::over(Transport::new(conn), config)
+    }
+
+    fn over(stream: Transport, config: Config) -> Self {
         SocketMonitor {
-            link: Link::new(conn),
+            link: Link::over(stream),
             config,
             ids: Arc::new(Ids::new()),
             schema: SchemaCell::new(),
@@ -88,53 +132,186 @@ impl SocketMonitor {
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] with the system's reason; [`Error::Timeout`] where the socket's backlog stays full for the
-    /// default [`Config::connect_timeout`].
+    /// [`Error::Connect`] with the system's reason, or where the socket's backlog stays full for the default
+    /// [`Config::connect_timeout`]: see [`Error::is_timeout`].
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the socket.
     pub async fn unix(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let path = path.as_ref();
-        let config = Config::new();
-        let stream = dial(path.display().to_string(), config.connect_timeout, || {
-            UnixStream::connect(path)
-        })
-        .await?;
-        Ok(SocketMonitor::with_config(stream, config))
+        SocketMonitor::unix_with_config(path, Config::new()).await
+    }
+
+    /// As [`SocketMonitor::unix`], with settings. Connecting the socket, and then the handshake, each have
+    /// [`Config::connect_timeout`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SocketMonitor::unix`].
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`SocketMonitor::unix`].
+    pub async fn unix_with_config(path: impl AsRef<Path>, config: Config) -> Result<Self, Error> {
+        let stream = dial::unix(path.as_ref(), config.connect_timeout).await?;
+        Ok(SocketMonitor::over(stream, config))
     }
 
     /// Connects to `addr` (`-qmp tcp:HOST:PORT,server=on`). The handshake follows on first use.
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] with the system's reason; [`Error::Timeout`] after the default [`Config::connect_timeout`].
+    /// [`Error::Connect`] with the system's reason, or where nobody answers for the default
+    /// [`Config::connect_timeout`]: see [`Error::is_timeout`].
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the socket.
     pub async fn tcp(addr: impl ToSocketAddrs + fmt::Debug) -> Result<Self, Error> {
-        let config = Config::new();
-        let stream = dial(format!("{addr:?}"), config.connect_timeout, || {
-            TcpStream::connect(&addr)
-        })
-        .await?;
-        // A small command must not wait for the acknowledgement of the one before it.
-        let _ = stream.set_nodelay(true);
-        Ok(SocketMonitor::with_config(stream, config))
+        SocketMonitor::tcp_with_config(addr, Config::new()).await
+    }
+
+    /// As [`SocketMonitor::tcp`], with settings. Connecting the socket, and then the handshake, each have
+    /// [`Config::connect_timeout`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SocketMonitor::tcp`].
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`SocketMonitor::tcp`].
+    pub async fn tcp_with_config(
+        addr: impl ToSocketAddrs + fmt::Debug,
+        config: Config,
+    ) -> Result<Self, Error> {
+        let target = format!("{addr:?}");
+        let stream = dial::tcp(target, addr, config.connect_timeout).await?;
+        Ok(SocketMonitor::over(stream, config))
+    }
+
+    /// Connects to `address`, of any kind. The handshake follows on first use.
+    ///
+    /// For [`QmpAddress::Pipe`] the pipes `PATH.in` and `PATH.out` must exist (`mkfifo`); QEMU may open them later, within
+    /// [`Config::connect_timeout`]. It greets once, when it starts, and the first to read gets that: whoever comes later
+    /// wants [`Handshake::None`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connect`] with the system's reason, or where it takes longer than [`Config::connect_timeout`]: see
+    /// [`Error::is_timeout`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes what was opened.
+    pub async fn dial(address: impl Into<QmpAddress>, config: Config) -> Result<Self, Error> {
+        let stream = dial::connect(&address.into(), config.connect_timeout).await?;
+        Ok(SocketMonitor::over(stream, config))
+    }
+
+    /// Binds `address`, for a QEMU that connects to it: a path, a socket address (port 0 lets the system choose), or any
+    /// [`QmpAddress`] but that of a pipe.
+    ///
+    /// The file of a unix socket is made with the permissions that the process's umask leaves: whoever can write to it can pass for QEMU. A
+    /// socket that is there already is replaced where nobody listens on it any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Listen`] with the system's reason, and where somebody listens at the path or a file is there that is no
+    /// socket; [`Error::Unsupported`] for a pipe.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future binds nothing.
+    pub async fn listen(address: impl Into<QmpAddress>) -> Result<QmpListener, Error> {
+        SocketMonitor::listen_with_config(address, Config::new()).await
+    }
+
+    /// As [`SocketMonitor::listen`], with settings for the monitors that come of it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SocketMonitor::listen`].
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`SocketMonitor::listen`].
+    pub async fn listen_with_config(
+        address: impl Into<QmpAddress>,
+        config: Config,
+    ) -> Result<QmpListener, Error> {
+        QmpListener::bind(address.into(), config).await
+    }
+
+    /// A monitor over the standard input and output of `child`, a QEMU with `-qmp stdio` whose standard input and output are
+    /// both piped. The handshake follows on first use.
+    ///
+    /// The child is the monitor's from now on. When the connection ends, by [`disconnect`](Monitor::disconnect) or because
+    /// the last handle is gone, it is killed (SIGKILL) and reaped. Where it has closed its output itself, as after `quit`, it
+    /// has 30 s to end before that. To keep the child, take its `stdin` and `stdout` and use [`SocketMonitor::new`] with
+    /// `tokio::io::join(stdout, stdin)`: QEMU does not end because its input does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connect`] where one of the two is not piped. The child is killed then.
+    pub fn stdio(child: Child) -> Result<Self, Error> {
+        SocketMonitor::stdio_with_config(child, Config::new())
+    }
+
+    /// As [`SocketMonitor::stdio`], with settings.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SocketMonitor::stdio`].
+    pub fn stdio_with_config(child: Child, config: Config) -> Result<Self, Error> {
+        Ok(SocketMonitor::with_config(ChildStream::new(child)?, config))
+    }
+
+    /// A monitor over `fd`, a connected unix or TCP socket: inherited, or one end of a pair whose other end QEMU has
+    /// (`-chardev socket,fd=N`). The handshake follows on first use.
+    ///
+    /// The socket is set to non-blocking, for all who have a descriptor of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connect`] where it is no such socket.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O enabled, as all sockets of tokio.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
+        SocketMonitor::from_fd_with_config(fd, Config::new())
+    }
+
+    /// As [`SocketMonitor::from_fd`], with settings.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SocketMonitor::from_fd`].
+    ///
+    /// # Panics
+    ///
+    /// As [`SocketMonitor::from_fd`].
+    pub fn from_fd_with_config(fd: OwnedFd, config: Config) -> Result<Self, Error> {
+        Ok(SocketMonitor::over(dial::from_fd(fd)?, config))
     }
 
     /// What QEMU said first: its version and the capabilities it offers. Connects where nobody has.
     ///
     /// # Errors
     ///
-    /// Those of [`Monitor::connect`].
+    /// Those of [`Monitor::connect`]; [`Error::Unsupported`] with [`Handshake::None`].
     ///
     /// # Cancel safety
     ///
     /// Dropping the future does no harm.
     pub async fn greeting(&self) -> Result<&Greeting, Error> {
-        Ok(self.session().await?.greeting())
+        if self.config.handshake == Handshake::None {
+            let what = "a greeting: this monitor was told that there is none";
+            return Err(Error::Unsupported(what.to_owned()));
+        }
+        // Every other handshake begins with one.
+        self.session().await?.greeting().ok_or(Error::Closed)
     }
 
     async fn session(&self) -> Result<&Arc<Session>, Error> {
@@ -143,19 +320,66 @@ impl SocketMonitor {
             .await
     }
 
-    async fn run_command(&self, text: &[u8]) -> Result<Bytes, Error> {
+    /// The session, connected within `own` where the call has such a deadline.
+    async fn session_within(&self, own: Option<Deadline>) -> Result<&Arc<Session>, Error> {
+        let own = own.flatten();
+        tokio::select! {
+            biased;
+            session = self.session() => session,
+            () = sleep_until(own) => Err(silent(Phase::Handshake, own)),
+        }
+    }
+
+    async fn run_command(&self, text: &[u8], options: RunOptions<'_>) -> Result<Bytes, Error> {
+        let own = options.timeout.map(deadline);
         let command = RawCommand::parse(text)?;
-        refuse_oob(&command)?;
+        self.check(&command, &options)?;
         let user_id = command.user_id();
-        let call = self.ids.encode(&command)?;
-        let session = self.session().await?;
-        let reply = session.call(call, self.config.call_timeout).await?;
-        finish(reply, user_id, text)
+        let mut call = self.ids.encode(&command)?;
+        if !options.files.is_empty() {
+            let files = duplicate(options.files)?;
+            let ride = Ride::First;
+            call.files = Some(Box::new(Files { files, ride }));
+        }
+        let session = match self.link.opened() {
+            Some(_) => self.session().await?,
+            // Boxed, for it is rare, and every command's future would have room for it.
+            None => Box::pin(self.session_within(own)).await?,
+        };
+        if call.ahead && !session.oob() {
+            refuse_oob(&command)?;
+        }
+        let reply = session.call(call, own, self.config.call_timeout).await?;
+        let reply = finish(reply, user_id, text)?;
+        session.has_run(text);
+        Ok(reply)
+    }
+
+    /// Refuses what cannot be sent, before there is a connection.
+    fn check(&self, command: &RawCommand<'_>, options: &RunOptions<'_>) -> Result<(), Error> {
+        if !self.config.oob {
+            refuse_oob(command)?;
+        }
+        let what = match options.files.len() {
+            0 => return Ok(()),
+            _ if !self.link.passes_files() => "file descriptors on a stream that is no unix socket",
+            _ if command.is_oob() => "file descriptors with an out-of-band command",
+            1 => return Ok(()),
+            _ => "more than one file descriptor: QEMU keeps the first that comes with a command",
+        };
+        Err(Error::Unsupported(what.to_owned()))
     }
 
     async fn subscribe(&self) -> Result<EventStream, Error> {
         let session = self.session().await?;
         Ok(EventStream::new(session.subscribe()))
+    }
+
+    async fn subscribe_with(&self, options: EventOptions) -> Result<EventStream, Error> {
+        let session = self.session().await?;
+        let events = EventStream::new(session.subscribe_with(&options));
+        // The queue knows names only; predicates are asked here.
+        Ok(events.filtered(options.filter))
     }
 
     async fn end(&self) -> Result<(), Error> {
@@ -176,11 +400,23 @@ impl Monitor for SocketMonitor {
     }
 
     fn run<'a>(&'a self, command: &'a [u8]) -> MonitorFuture<'a, Bytes> {
-        Box::pin(self.run_command(command))
+        Box::pin(self.run_command(command, RunOptions::new()))
+    }
+
+    fn run_with<'a>(
+        &'a self,
+        command: &'a [u8],
+        options: RunOptions<'a>,
+    ) -> MonitorFuture<'a, Bytes> {
+        Box::pin(self.run_command(command, options))
     }
 
     fn events(&self) -> MonitorFuture<'_, EventStream> {
         Box::pin(self.subscribe())
+    }
+
+    fn events_with(&self, options: EventOptions) -> MonitorFuture<'_, EventStream> {
+        Box::pin(self.subscribe_with(options))
     }
 
     fn schema_cell(&self) -> Option<&SchemaCell> {
@@ -193,37 +429,5 @@ impl fmt::Debug for SocketMonitor {
         f.debug_struct("SocketMonitor")
             .field("link", &self.link)
             .finish()
-    }
-}
-
-/// Connects within `timeout`; a full backlog, which refuses at once on a unix socket, is tried again until then.
-async fn dial<T, F>(
-    target: String,
-    timeout: Option<Duration>,
-    connect: impl Fn() -> F,
-) -> Result<T, Error>
-where
-    F: Future<Output = io::Result<T>>,
-{
-    let deadline = deadline(timeout);
-    let attempts = async {
-        loop {
-            match connect().await {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    tokio::time::sleep(DIAL_AGAIN).await
-                }
-                Err(error) => {
-                    return Err(Error::Connect {
-                        target,
-                        source: Arc::new(error),
-                    });
-                }
-                Ok(stream) => return Ok(stream),
-            }
-        }
-    };
-    tokio::select! {
-        result = attempts => result,
-        () = sleep_until(deadline) => Err(silent(Phase::Dial, deadline)),
     }
 }

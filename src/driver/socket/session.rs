@@ -1,5 +1,5 @@
-//! One connection to a QMP server: its task, the handshake, and whose answer each message is. Imports connection, inflight,
-//! qmp, error and `events`.
+//! One connection to a QMP server: its task, the handshake, and whose answer each message is. Imports connection, transport,
+//! inflight, qmp, monitor, error and `events`.
 //!
 //! One task owns the socket. Every command carries an id made of a prefix that no earlier client had and a number, and
 //! replies are matched by it: QEMU still answers the commands of an earlier client to the present one. Events may come at any
@@ -10,27 +10,29 @@ use std::future::{pending, poll_fn};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadHalf};
 use tokio::sync::oneshot;
 use tokio_util::codec::FramedRead;
 use tracing::{debug, trace};
 
 use super::super::finish;
 use super::events::{SocketEvents, Subscribers};
-use crate::config::Config;
+use crate::config::{Config, Handshake};
 use crate::connection::{
     CallOptions, Connection, Deadline, Encoded, Limits, deadline, let_others_run, sleep_until,
     spawn, timed_out,
 };
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::{Found, Progress, Waiter};
+use crate::monitor::EventOptions;
 use crate::qmp::{
     CommandError, FrameDecoder, FrameError, Greeting, Kind, MAX_MESSAGE, Message, RawCommand,
 };
+use crate::transport::{ReadHalf, Transport};
 
 /// QEMU queues so many commands before it stops reading (`QMP_REQ_QUEUE_LEN_MAX`).
 const MAX_IN_FLIGHT: usize = 8;
@@ -43,13 +45,22 @@ const MESSAGES_PER_TURN: u32 = 64;
 
 const CAPABILITIES: &[u8] = br#"{"execute":"qmp_capabilities"}"#;
 
+const CAPABILITIES_WITH_OOB: &[u8] =
+    br#"{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}"#;
+
+/// The capability that makes out-of-band commands possible.
+const OOB: &str = "oob";
+
 /// The serial of the first call on a connection, which negotiates capabilities.
 const NEGOTIATION: u32 = 0;
 
 /// A connection after its handshake. Dropping it ends the task and closes the socket.
 pub(super) struct Session {
     closer: Closer,
-    greeting: Greeting,
+    /// None where none was waited for.
+    greeting: Option<Greeting>,
+    /// Whether out-of-band commands are enabled.
+    oob: AtomicBool,
 }
 
 /// Ends the task when it goes.
@@ -66,18 +77,22 @@ struct Shared {
     connection: Connection<Bytes, Infallible>,
     ids: Arc<Ids>,
     subscribers: Subscribers,
+    /// Whether the first command is our own `qmp_capabilities`.
+    negotiates: bool,
 }
 
 impl Session {
-    /// Starts the task over `io` and does the handshake: greeting, then capabilities.
-    pub(super) async fn open<T>(io: T, config: Config, ids: Arc<Ids>) -> Result<Arc<Self>, Error>
-    where
-        T: AsyncRead + AsyncWrite + Send + 'static,
-    {
+    /// Starts the task over `io` and does the handshake, as far as it is wanted: greeting, then capabilities.
+    pub(super) async fn open(
+        io: Transport,
+        config: Config,
+        ids: Arc<Ids>,
+    ) -> Result<Arc<Self>, Error> {
         let shared = Arc::new(Shared {
             connection: Connection::new(config.max_in_flight.min(MAX_IN_FLIGHT)),
             ids,
             subscribers: Subscribers::new(config.event_queue),
+            negotiates: config.handshake == Handshake::Full,
         });
         let (greeted, greeting) = oneshot::channel();
         spawn(run(io, shared.clone(), greeted), {
@@ -88,32 +103,74 @@ impl Session {
             }
         });
         let closer = Closer(shared);
+        let shared = &closer.0;
         let deadline = deadline(config.connect_timeout);
-        let greeting = closer.0.handshake(greeting, deadline).await?;
-        Ok(Arc::new(Session { closer, greeting }))
+        let mut oob = false;
+        let greeting = match config.handshake {
+            Handshake::None => None,
+            Handshake::GreetingOnly => Some(shared.greeting(greeting, deadline).await?),
+            Handshake::Full => {
+                let greeting = shared.greeting(greeting, deadline).await?;
+                oob = config.oob && greeting.offers(OOB);
+                shared.negotiate(oob, deadline).await?;
+                Some(greeting)
+            }
+        };
+        Ok(Arc::new(Session {
+            closer,
+            greeting,
+            oob: AtomicBool::new(oob),
+        }))
     }
 
-    pub(super) fn greeting(&self) -> &Greeting {
-        &self.greeting
+    pub(super) fn greeting(&self) -> Option<&Greeting> {
+        self.greeting.as_ref()
     }
 
-    /// Sends a command and waits for its reply.
+    /// Whether out-of-band commands are enabled.
+    pub(super) fn oob(&self) -> bool {
+        self.oob.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of what the user has negotiated by `command`, which succeeded.
+    pub(super) fn has_run(&self, command: &[u8]) {
+        if !self.closer.0.negotiates && enables_oob(command) {
+            self.oob.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Sends a command and waits for its reply: until `own` deadline, or for `timeout` and what the command's size adds to it.
     pub(super) async fn call(
         &self,
         call: Encoded,
+        own: Option<Deadline>,
         timeout: Option<Duration>,
     ) -> Result<Bytes, Error> {
-        let grace = PER_BYTE.saturating_mul(u32::try_from(call.bytes.len()).unwrap_or(u32::MAX));
+        let deadline = own.unwrap_or_else(|| {
+            let length = u32::try_from(call.bytes.len()).unwrap_or(u32::MAX);
+            let grace = PER_BYTE.saturating_mul(length);
+            deadline(timeout.map(|timeout| timeout.saturating_add(grace)))
+        });
         let options = CallOptions {
             phase: Phase::Reply,
-            deadline: deadline(timeout.map(|timeout| timeout.saturating_add(grace))),
-            limits: Limits::Connection,
+            deadline,
+            limits: match &call {
+                // What goes out of band waits for nothing that is in it.
+                Encoded { ahead: true, .. } => Limits::None,
+                // QEMU has one place for a descriptor, and gives what is there to the next command that asks for one.
+                Encoded { files: Some(_), .. } => Limits::Whole,
+                _ => Limits::Connection,
+            },
         };
         self.closer.0.connection.send(call, &options).await
     }
 
     pub(super) fn subscribe(self: &Arc<Self>) -> SocketEvents {
         SocketEvents::new(self.clone())
+    }
+
+    pub(super) fn subscribe_with(self: &Arc<Self>, options: &EventOptions) -> SocketEvents {
+        SocketEvents::with_options(self.clone(), options)
     }
 
     pub(super) fn subscribers(&self) -> &Subscribers {
@@ -140,12 +197,9 @@ pub(super) fn silent(phase: Phase, deadline: Deadline) -> Error {
     )
 }
 
-async fn run<T>(io: T, shared: Arc<Shared>, greeted: oneshot::Sender<Greeting>)
-where
-    T: AsyncRead + AsyncWrite + Send + 'static,
-{
+async fn run(io: Transport, shared: Arc<Shared>, greeted: oneshot::Sender<Greeting>) {
     let shared = &*shared;
-    let (read, write) = tokio::io::split(io);
+    let (read, write) = io.split();
     let read_loop = read_messages(read, shared, greeted);
     let tell = |cause: &Arc<EndCause>| shared.subscribers.end(cause);
     shared
@@ -155,17 +209,16 @@ where
 }
 
 impl Shared {
-    /// Waits for the greeting, then negotiates capabilities.
-    async fn handshake(
+    /// Waits for the greeting.
+    async fn greeting(
         &self,
         greeting: oneshot::Receiver<Greeting>,
         deadline: Deadline,
     ) -> Result<Greeting, Error> {
-        let connection = &self.connection;
         let greeting = tokio::select! {
             biased;
             Ok(greeting) = greeting => greeting,
-            cause = connection.closed() => return Err(Error::disconnected(cause, false)),
+            cause = self.connection.closed() => return Err(Error::disconnected(cause, false)),
             () = sleep_until(deadline) => return Err(silent(Phase::Greeting, deadline)),
         };
         let Greeting {
@@ -173,15 +226,25 @@ impl Shared {
             capabilities,
         } = &greeting;
         debug!(target: "libvirt_qmp::qmp", %version, ?capabilities, "greeted");
+        Ok(greeting)
+    }
+
+    /// Negotiates capabilities: out-of-band commands, or none.
+    async fn negotiate(&self, oob: bool, deadline: Deadline) -> Result<(), Error> {
+        let command = if oob {
+            CAPABILITIES_WITH_OOB
+        } else {
+            CAPABILITIES
+        };
         let options = CallOptions {
             phase: Phase::Negotiation,
             deadline,
             limits: Limits::None,
         };
-        let call = self.ids.encode(&RawCommand::parse(CAPABILITIES)?)?;
-        let reply = connection.send(call, &options).await;
-        finish(reply.map_err(not_executed)?, None, CAPABILITIES)?;
-        Ok(greeting)
+        let call = self.ids.encode(&RawCommand::parse(command)?)?;
+        let reply = self.connection.send(call, &options).await;
+        finish(reply.map_err(not_executed)?, None, command)?;
+        Ok(())
     }
 
     fn reply(&self, message: Bytes, serial: Option<u32>) {
@@ -228,14 +291,14 @@ fn answer(waiter: Waiter<Bytes, Infallible>, message: Bytes) {
 }
 
 /// The loop that reads messages and brings each to whom it is for.
-async fn read_messages<T: AsyncRead>(
-    read: ReadHalf<T>,
+async fn read_messages(
+    read: ReadHalf,
     shared: &Shared,
     greeted: oneshot::Sender<Greeting>,
 ) -> EndCause {
     let mut messages = FramedRead::new(read, FrameDecoder::new(MAX_MESSAGE));
     let mut greeted = Some(greeted);
-    let mut negotiated = false;
+    let mut negotiated = !shared.negotiates;
     let mut turn = 0;
     loop {
         let bytes = match poll_fn(|cx| Pin::new(&mut messages).poll_next(cx)).await {
@@ -282,6 +345,22 @@ async fn read_messages<T: AsyncRead>(
     }
 }
 
+/// Whether `command` is a `qmp_capabilities` that enables out-of-band commands.
+fn enables_oob(command: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Negotiation<'a> {
+        execute: &'a str,
+        arguments: Arguments,
+    }
+    #[derive(serde::Deserialize)]
+    struct Arguments {
+        enable: Vec<String>,
+    }
+    serde_json::from_slice::<Negotiation<'_>>(command).is_ok_and(|command| {
+        command.execute == "qmp_capabilities" && command.arguments.enable.iter().any(|it| it == OOB)
+    })
+}
+
 /// The ids of a connection's commands: strings of a prefix that no other client of the socket has, and a number.
 pub(super) struct Ids {
     prefix: String,
@@ -320,6 +399,8 @@ impl Ids {
             bytes,
             stamp: Ids::stamp,
             procedure: (0, 0),
+            files: None,
+            ahead: command.is_oob(),
         })
     }
 
@@ -373,6 +454,29 @@ mod tests {
             let reply = format!(r#"{{"return": {{}}, "id": "{}{number}"}}"#, ids.prefix);
             let message = Message::parse(reply.as_bytes()).unwrap();
             assert_eq!(ids.serial(&message), None, "{number}");
+        }
+    }
+
+    #[test]
+    fn the_users_own_negotiation_is_understood() {
+        for (command, enabled) in [
+            (str::from_utf8(CAPABILITIES_WITH_OOB).unwrap(), true),
+            (
+                r#"{ "arguments" : {"enable": ["new", "oob"]}, "id": 1, "execute": "qmp_capabilities" }"#,
+                true,
+            ),
+            (str::from_utf8(CAPABILITIES).unwrap(), false),
+            (
+                r#"{"execute": "qmp_capabilities", "arguments": {"enable": []}}"#,
+                false,
+            ),
+            (
+                r#"{"execute": "x", "arguments": {"enable": ["oob"]}}"#,
+                false,
+            ),
+            (r#"{"execute": "x"}"#, false),
+        ] {
+            assert_eq!(enables_oob(command.as_bytes()), enabled, "{command}");
         }
     }
 
