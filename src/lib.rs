@@ -16,6 +16,7 @@ mod monitor;
 mod qmp;
 mod queue;
 mod rpc;
+mod wait;
 
 pub use config::{Config, Handshake};
 pub use driver::{LibvirtRpc, SocketMonitor};
@@ -29,3 +30,7 @@ pub use qmp::{
     Greeting, QmpError, Timestamp, Version,
 };
 pub use queue::Overflow;
+pub use wait::{
+    After, CallbackOptions, Callbacks, EventHandler, Found, History, HistoryEntry, Tray, Wait,
+    WaitExt, Waited,
+};

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and what it may import, bottom first. A layer lists only what stands above it in this table.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("xdr", &[]),
     ("qmp", &[]),
     ("config", &[]),
@@ -21,6 +21,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("inflight", &["error"]),
     ("connection", &["error", "inflight"]),
     ("monitor", &["error", "qmp", "queue"]),
+    ("wait", &["error", "qmp", "queue", "monitor"]),
     (
         "rpc",
         &[
