@@ -1,6 +1,7 @@
 //! Programs made of callbacks: for events and for the replies of commands, on threads of their own. Imports monitor, qmp,
 //! error, `pool`, `handler` and `waiter`.
 
+use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::handler::{EventHandler, report};
 use super::pool::Pool;
-use super::waiter::{next, returned, run};
+use super::waiter::{next_or_panic, returned, run};
 use crate::error::Error;
 use crate::monitor::{EventOptions, EventStream, Monitor};
 use crate::qmp::{Command, Event, EventFilter};
@@ -72,7 +73,8 @@ impl fmt::Debug for CallbackOptions {
 /// the order of the events; others run beside them. Each gets the `Callbacks` it belongs to, to give more commands with.
 ///
 /// A callback that panics harms no other: the panic is caught, counted ([`panics`](Callbacks::panics)), and goes to the log
-/// and to [`CallbackOptions::on_panic`].
+/// and to [`CallbackOptions::on_panic`]. It is called again for the next event; a predicate of a filter that panics ends the
+/// calls of its own callback.
 ///
 /// Dropping it ends all: events are unsubscribed, commands that were not sent are not, and callbacks that wait are dropped.
 /// One that runs is not interrupted, and its thread ends with it. Neither the drop nor the end of the runtime waits for it.
@@ -205,6 +207,10 @@ impl Callbacks {
         command: Command,
         callback: impl FnOnce(&Callbacks, Result<Box<RawValue>, Error>) + Send + 'static,
     ) {
+        // Where a callback that runs outlives its owner.
+        if self.shared.lock().closed {
+            return;
+        }
         let shared = self.shared.clone();
         let busy = shared.busy();
         let mut call: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
@@ -230,7 +236,7 @@ impl Callbacks {
         }
     }
 
-    /// How many callbacks have panicked.
+    /// How often callbacks, or predicates of their filters, have panicked.
     pub fn panics(&self) -> u64 {
         self.shared.panics.load(Ordering::Relaxed)
     }
@@ -276,8 +282,16 @@ async fn handle(
         tokio::select! {
             // A question is answered only when no event is there.
             biased;
-            item = next(&mut events) => {
-                let Some(item) = item else { return };
+            item = next_or_panic(&mut events) => {
+                let item = match item {
+                    Ok(Some(item)) => item,
+                    Ok(None) => return,
+                    Err(panic) => {
+                        // Whoever hears of it may block.
+                        let busy = shared.busy();
+                        return shared.pool.run(Box::new(move || busy.0.count(&*panic)));
+                    }
+                };
                 let (done, returned) = oneshot::channel();
                 let busy = shared.busy();
                 shared.pool.run(Box::new(move || {
@@ -314,15 +328,18 @@ impl Shared {
             owner: false,
         };
         // Its state is its own: what a panic leaves of it, only the callback sees.
-        let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(&callbacks))) else {
-            return;
-        };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(&callbacks))) {
+            self.count(&*panic);
+        }
+    }
+
+    fn count(&self, panic: &(dyn Any + Send)) {
         self.panics.fetch_add(1, Ordering::Relaxed);
-        let text = report(&*panic);
-        if let Some(on_panic) = &self.on_panic {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_panic(text))) {
-                report(&*panic);
-            }
+        let text = report(panic);
+        if let Some(on_panic) = &self.on_panic
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_panic(text)))
+        {
+            report(&*panic);
         }
     }
 

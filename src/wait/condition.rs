@@ -44,6 +44,8 @@ pub(super) type Judge = Box<dyn FnMut(&Event) -> Verdict + Send>;
 /// The value a question was answered with.
 pub(super) type Answer = Result<Box<RawValue>, Error>;
 
+type Why = Box<dyn FnMut(&Answer) -> Option<String> + Send>;
+
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Neither met nor failed.
@@ -61,7 +63,7 @@ pub(super) struct Question {
     /// Whether it is so already. An answer that leaves it open is no error, whatever it is.
     pub(super) judge: Box<dyn FnMut(&Answer) -> Verdict + Send>,
     /// Why it has failed.
-    pub(super) why: Box<dyn FnMut(&Answer) -> Option<String> + Send>,
+    pub(super) why: Why,
     /// Whether it is asked too when a command has been run whose events nobody can have missed.
     pub(super) after_command: bool,
 }

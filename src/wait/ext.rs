@@ -177,7 +177,8 @@ pub trait WaitExt: Monitor {
     ///
     /// It gets the items of an [`EventStream`](crate::EventStream): events, and errors where some were lost or the connection
     /// ended. It runs in a task of the runtime, so it should not block; [`Callbacks`](crate::Callbacks) are for those that
-    /// do. A panic of it is caught and reported to the log, and it is called again for the next event.
+    /// do. A panic of it is caught and reported to the log, and it is called again for the next event; one of a
+    /// predicate of `filter` is reported too, and ends the calls.
     ///
     /// ```no_run
     /// # async fn example(monitor: &dyn libvirt_qmp::Monitor) -> Result<(), libvirt_qmp::Error> {

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokio::task::AbortHandle;
 
-use super::waiter::next;
+use super::waiter::next_or_panic;
 use crate::error::Error;
 use crate::monitor::EventStream;
 use crate::qmp::Event;
@@ -26,10 +26,19 @@ impl EventHandler {
         mut callback: impl FnMut(Result<Event, Error>) + Send + 'static,
     ) -> Self {
         let task = tokio::spawn(async move {
-            while let Some(item) = next(&mut events).await {
-                // Its state is its own: what a panic leaves of it, only the callback sees.
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(item))) {
-                    report(&*panic);
+            loop {
+                match next_or_panic(&mut events).await {
+                    Ok(None) => return,
+                    // Its state is its own: what a panic leaves of it, only the callback sees.
+                    Ok(Some(item)) => {
+                        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(item))) {
+                            report(&*panic);
+                        }
+                    }
+                    Err(panic) => {
+                        report(&*panic);
+                        return;
+                    }
                 }
             }
         });
@@ -40,7 +49,7 @@ impl EventHandler {
         EventHandler { task: Some(task) }
     }
 
-    /// Whether no call will follow: the events have ended.
+    /// Whether no call will follow: the events have ended, or a predicate of the filter has panicked.
     pub fn is_finished(&self) -> bool {
         self.task.as_ref().is_none_or(AbortHandle::is_finished)
     }
@@ -51,7 +60,7 @@ impl EventHandler {
     }
 }
 
-/// Says that a callback panicked; returns what it said.
+/// Says that a callback, or a predicate, panicked; returns what it said.
 pub(super) fn report(panic: &(dyn Any + Send)) -> &str {
     let text = match panic.downcast_ref::<&str>() {
         Some(text) => text,
@@ -59,7 +68,7 @@ pub(super) fn report(panic: &(dyn Any + Send)) -> &str {
             .downcast_ref::<String>()
             .map_or("no message", String::as_str),
     };
-    tracing::error!(panic = text, "a callback panicked");
+    tracing::error!(panic = text, "code of the user panicked");
     text
 }
 

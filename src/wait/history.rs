@@ -223,10 +223,8 @@ impl History {
         if found.missed > 0 {
             return Err(Error::EventsLost(found.missed));
         }
-        let next = deadline.keep(Phase::Event, false, async {
-            next(&mut replay).await.unwrap_or(Err(Error::Closed))
-        });
-        let entry = next.await?;
+        let first = async { next(&mut replay).await.unwrap_or(Err(Error::Closed)) };
+        let entry = deadline.keep(Phase::Event, false, first).await?;
         Ok(Found {
             mark: entry.seq,
             events: vec![entry],

@@ -3,9 +3,10 @@
 //!
 //! Whoever waits judges the events, in the task that waits: code of the user runs under no lock and in nobody else's task.
 
+use std::any::Any;
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::condition::{Answer, Verdict, Wait};
-use crate::error::{EndCause, Error, Phase};
+use crate::error::{Error, Phase};
 use crate::monitor::{EventOptions, EventStream, Monitor, RunOptions};
 use crate::qmp::{self, Command, Event, EventFilter};
 
@@ -76,6 +77,20 @@ impl Occurrence for Event {
     fn event(&self) -> &Event {
         self
     }
+}
+
+/// The next item, or the panic of a predicate in the stream's filter.
+pub(super) async fn next_or_panic<S: Stream + Unpin>(
+    stream: &mut S,
+) -> Result<Option<S::Item>, Box<dyn Any + Send>> {
+    poll_fn(|cx| {
+        // The stream is not used again after that.
+        match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut *stream).poll_next(cx))) {
+            Ok(polled) => polled.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    })
+    .await
 }
 
 /// The next item. Dropping the future loses none.
@@ -358,11 +373,12 @@ where
     }
 }
 
-/// Why a stream ended that just ended: the user disconnected, or QEMU left after it had said so.
+/// Why a stream ended that just ended: the user disconnected, or QEMU left after it had said so. A command, of which nothing
+/// is sent any more, is refused for that reason.
 async fn silent_end<M: Monitor + ?Sized>(monitor: &M) -> Error {
-    match monitor.connect().await {
-        Err(error) => error,
-        Ok(()) => Error::disconnected(Arc::new(EndCause::PeerClosed), false),
+    match run(monitor, &Command::new("query-status")).await {
+        Err(error) if error.is_disconnected() => error,
+        _ => Error::Closed,
     }
 }
 
@@ -394,10 +410,10 @@ pub(super) async fn run_and_listen<M: Monitor + ?Sized>(
     let mut settled = None;
     let mut call = pin!(run(monitor, command));
     let reply = poll_fn(|cx| {
-        if settled.is_none() {
-            if let Poll::Ready(outcome) = waiter.poll_settled(cx) {
-                settled = Some(outcome);
-            }
+        if settled.is_none()
+            && let Poll::Ready(outcome) = waiter.poll_settled(cx)
+        {
+            settled = Some(outcome);
         }
         call.as_mut().poll(cx)
     })

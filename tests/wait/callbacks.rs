@@ -132,6 +132,18 @@ async fn a_callback_that_panics_harms_no_other() {
     assert_eq!(log.lines(), ["at event BAD", "GOOD", "at a reply", "GOOD"]);
     assert_eq!(callbacks.panics(), 2);
     assert!(!handler.is_finished());
+    let never = callbacks.on_event(
+        EventFilter::any().when(|_| panic!("at a predicate")),
+        |_, _| {},
+    );
+    let never = never.await.unwrap();
+    monitor.emit("GOOD", json!({}));
+    idle(&callbacks).await;
+    monitor.emit("GOOD", json!({}));
+    idle(&callbacks).await;
+    assert_eq!(log.lines().last().unwrap(), "GOOD");
+    assert_eq!((log.lines().len(), callbacks.panics()), (7, 3));
+    assert!(never.is_finished() && !handler.is_finished());
 }
 
 #[tokio::test]
@@ -273,6 +285,7 @@ async fn dropping_it_ends_all() {
     assert!(poll_until(PATIENCE, || (Arc::strong_count(&object) == 1).then_some(())).is_some());
     assert_eq!(log.lines(), ["finished"]);
     assert_eq!(log.holders(), 0);
+    assert_eq!(monitor.commands(), ["x", "x", "never"]);
 }
 
 #[test]

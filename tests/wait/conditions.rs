@@ -323,9 +323,16 @@ async fn a_stream_that_just_ends_is_explained() {
     // QEMU left, as it had said.
     let monitor = StandIn::new();
     let task = waiting(&monitor, "STOP", 1).await;
+    monitor.close(peer_closed());
     monitor.end_streams();
     let error = task.await.unwrap().unwrap_err();
     assert!(matches!(cause(&error), EndCause::PeerClosed), "{error:?}");
+    // Nobody knows.
+    let monitor = StandIn::new();
+    let task = waiting(&monitor, "STOP", 1).await;
+    monitor.end_streams();
+    let error = task.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Closed), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -598,7 +605,11 @@ async fn a_callback_that_panics_is_called_again() {
         .await
         .unwrap();
     handler.detach();
+    let never = EventFilter::any().when(|_| panic!("a predicate"));
+    let never = monitor.on_event(never, |_| unreachable!()).await.unwrap();
     monitor.emit("STOP", json!({}));
+    monitor.subscribers(1).await;
+    assert!(never.is_finished());
     monitor.end(peer_closed());
     monitor.subscribers(0).await;
     // The event, and the reason of the end.

@@ -101,7 +101,7 @@ impl StandIn {
         self.0.held.lock().unwrap().push_back(item);
     }
 
-    /// The connection ends: the streams with this item, and `connect` with the same.
+    /// The connection ends: the streams with this item, and commands with the same.
     pub(crate) fn end(&self, error: Error) {
         *self.0.closed.lock().unwrap() = Some(error.clone());
         self.send(&Err(error));
@@ -113,7 +113,7 @@ impl StandIn {
         self.0.streams.lock().unwrap().clear();
     }
 
-    /// From now on `connect` fails.
+    /// From now on commands fail.
     pub(crate) fn close(&self, error: Error) {
         *self.0.closed.lock().unwrap() = Some(error);
     }
@@ -144,6 +144,9 @@ impl StandIn {
     async fn answer(&self, command: &[u8]) -> Result<Bytes, Error> {
         let command: Value = serde_json::from_slice(command).unwrap();
         let name = command["execute"].as_str().unwrap();
+        if let Some(closed) = self.0.closed.lock().unwrap().clone() {
+            return Err(closed);
+        }
         self.0.commands.lock().unwrap().push(name.to_owned());
         let value = match (self.0.script)(self, name, &command["arguments"]) {
             Answer::Value(value) => value,
@@ -157,8 +160,7 @@ impl StandIn {
 
 impl Monitor for StandIn {
     fn connect(&self) -> MonitorFuture<'_, ()> {
-        let closed = self.0.closed.lock().unwrap().clone();
-        Box::pin(async { closed.map_or(Ok(()), Err) })
+        Box::pin(async { Ok(()) })
     }
 
     fn disconnect(&self) -> MonitorFuture<'_, ()> {
