@@ -178,6 +178,29 @@ async fn idle_is_when_the_commands_of_callbacks_are_done_too() {
     assert_eq!(lines, expected);
 }
 
+/// Between the threads of a runtime an event may be anywhere when it is asked whether something goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn idle_misses_nothing_on_its_way() {
+    let monitor = StandIn::new();
+    let callbacks = callbacks(&monitor, 2);
+    let count = Arc::new(AtomicUsize::new(0));
+    // Each event is followed by another one, for a handler that has been asked before.
+    for (name, follows) in [("C", None), ("B", Some("C")), ("A", Some("B"))] {
+        let (monitor, count) = (monitor.clone(), count.clone());
+        let handler = callbacks.on_event(name, move |_, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            follows.inspect(|name| monitor.emit(name, json!({})));
+        });
+        handler.await.unwrap().detach();
+    }
+    for round in 1..=300 {
+        monitor.emit("A", json!({}));
+        monitor.emit("A", json!({}));
+        idle(&callbacks).await;
+        assert_eq!(count.load(Ordering::SeqCst), 6 * round);
+    }
+}
+
 #[tokio::test]
 async fn idle_waits_for_a_command_and_for_a_callback_that_blocks() {
     let (tell, told) = tokio::sync::oneshot::channel();

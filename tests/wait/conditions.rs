@@ -197,6 +197,19 @@ async fn what_came_before_does_not_count() {
         .await
         .unwrap();
     assert_eq!(number(waited.event().unwrap()), 2);
+    // What comes while a wait subscribes does count, but nothing that is older than a command is caused by it.
+    let slow = StandIn::slow_to_subscribe(|monitor, _, _| {
+        monitor.emit("STOP", json!({"n": 2}));
+        json!({}).into()
+    });
+    slow.hold(old());
+    slow.wait_for("STOP", LATER).await.unwrap();
+    slow.hold(old());
+    let (_, waited) = slow
+        .run_and_wait(Command::new("stop"), "STOP", LATER)
+        .await
+        .unwrap();
+    assert_eq!(number(waited.event().unwrap()), 2);
     // But the end of the connection does.
     monitor.hold(old());
     monitor.hold(Err(peer_closed()));

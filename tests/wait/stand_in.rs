@@ -29,6 +29,13 @@ impl From<Value> for Answer {
     }
 }
 
+#[derive(Clone, Copy)]
+enum Subscribing {
+    AtOnce,
+    Later,
+    Never,
+}
+
 type Script = Box<dyn Fn(&StandIn, &str, &Value) -> Answer + Send + Sync>;
 
 type Item = Result<Event, Error>;
@@ -46,7 +53,7 @@ struct Inner {
     /// How many streams there are.
     subscribed: Arc<watch::Sender<usize>>,
     closed: Mutex<Option<Error>>,
-    subscribing_hangs: bool,
+    subscribing: Subscribing,
 }
 
 impl StandIn {
@@ -59,15 +66,22 @@ impl StandIn {
     pub(crate) fn with(
         script: impl Fn(&StandIn, &str, &Value) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        StandIn::made(Box::new(script), false)
+        StandIn::made(Box::new(script), Subscribing::AtOnce)
     }
 
     /// Nobody can subscribe.
     pub(crate) fn without_events() -> Self {
-        StandIn::made(Box::new(|_, _, _| json!({}).into()), true)
+        StandIn::made(Box::new(|_, _, _| json!({}).into()), Subscribing::Never)
     }
 
-    fn made(script: Script, subscribing_hangs: bool) -> Self {
+    /// As [`StandIn::with`], and subscribing takes a moment.
+    pub(crate) fn slow_to_subscribe(
+        script: impl Fn(&StandIn, &str, &Value) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        StandIn::made(Box::new(script), Subscribing::Later)
+    }
+
+    fn made(script: Script, subscribing: Subscribing) -> Self {
         StandIn(Arc::new(Inner {
             script,
             commands: Mutex::default(),
@@ -75,7 +89,7 @@ impl StandIn {
             held: Mutex::default(),
             subscribed: Arc::new(watch::Sender::new(0)),
             closed: Mutex::default(),
-            subscribing_hangs,
+            subscribing,
         }))
     }
 
@@ -174,8 +188,10 @@ impl Monitor for StandIn {
 
     fn events(&self) -> MonitorFuture<'_, EventStream> {
         Box::pin(async {
-            if self.0.subscribing_hangs {
-                pending::<()>().await;
+            match self.0.subscribing {
+                Subscribing::AtOnce => {}
+                Subscribing::Later => tokio::task::yield_now().await,
+                Subscribing::Never => pending().await,
             }
             let (sender, receiver) = mpsc::unbounded_channel();
             for item in self.0.held.lock().unwrap().drain(..) {
