@@ -320,7 +320,7 @@ async fn a_job_that_is_no_block_job() {
 #[tokio::test]
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
 async fn devices_that_are_unplugged() {
-    let qemu = Qemu::start(&["-device", "virtio-serial-pci,id=bus"]);
+    let qemu = Qemu::start(&["-S", "-device", "virtio-serial-pci,id=bus"]);
     let monitor = connected(&qemu).await;
     let add = |driver: &str, id: &str| {
         Command::new("device_add")
@@ -353,7 +353,7 @@ async fn devices_that_are_unplugged() {
         .await;
     assert!(gone.unwrap_err().is_device_not_found());
 
-    // One that a guest has to give up: here is none, so it goes with the next reset.
+    // One that a guest has to give up: here none runs, so it goes with the next reset.
     for by in ["serial", "/machine/peripheral/serial"] {
         run(&monitor, add("pci-serial", "serial")).await;
         let error = monitor
@@ -372,6 +372,8 @@ async fn devices_that_are_unplugged() {
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
 async fn trays() {
     let qemu = Qemu::start(&[
+        // Firmware that runs moves trays, and resets the guest, of its own accord.
+        "-S",
         "-drive",
         "if=none,id=backend,media=cdrom,read-only=on,file=null-co://,format=raw",
         "-device",
@@ -412,34 +414,34 @@ async fn trays() {
 #[tokio::test]
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
 async fn migrations() {
-    let qemu = Qemu::start(&[]);
-    let monitor = connected(&qemu).await;
-    let events = json!([{"capability": "events", "state": true}]);
-    run(
-        &monitor,
-        Command::new("migrate-set-capabilities").arg("capabilities", events),
-    )
-    .await;
     let migrate = |uri: &str| Command::new("migrate").arg("uri", uri);
-    let (reason, _) = failed(
-        &monitor,
-        migrate("exec:exit 1"),
-        Wait::migration("completed"),
-    )
-    .await;
-    assert!(!reason.is_empty());
-    let to_nowhere = || migrate("exec:cat >/dev/null");
-    assert_eq!(
-        ran(&monitor, to_nowhere(), Wait::migration("completed")).await,
-        "MIGRATION"
-    );
-    already(&monitor, Wait::migration("completed")).await;
+    let completed = || Wait::migration("completed");
+    // One QEMU for each: after a failure it refuses the next migration for a moment.
+    let qemu = Qemu::start(&[]);
+    let monitor = migrating(&qemu).await;
+    let (reason, event) = failed(&monitor, migrate("exec:exit 1"), completed()).await;
+    // QEMU's own text: it writes into a pipe that nobody reads.
+    assert!(reason.contains("Broken pipe"), "{reason}");
+    assert_eq!(event.as_deref(), Some("MIGRATION"));
+
+    let qemu = Qemu::start(&[]);
+    let monitor = migrating(&qemu).await;
+    let to_nowhere = migrate("exec:cat >/dev/null");
+    assert_eq!(ran(&monitor, to_nowhere, completed()).await, "MIGRATION");
+    already(&monitor, completed()).await;
     already(&monitor, Wait::stop()).await;
-    let error = monitor
-        .wait_for(Wait::migration("active"), PATIENCE)
-        .await
-        .unwrap_err();
+    let active = monitor.wait_for(Wait::migration("active"), PATIENCE).await;
+    let error = active.unwrap_err();
     assert_eq!(failure(error), ("it has completed".to_owned(), None));
+}
+
+/// A monitor whose QEMU sends `MIGRATION`.
+async fn migrating(qemu: &Qemu) -> SocketMonitor {
+    let monitor = connected(qemu).await;
+    let events = json!([{"capability": "events", "state": true}]);
+    let set = Command::new("migrate-set-capabilities").arg("capabilities", events);
+    run(&monitor, set).await;
+    monitor
 }
 
 #[tokio::test]
