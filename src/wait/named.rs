@@ -1,4 +1,4 @@
-//! The waits for what happens in QEMU, by their QAPI names. Imports qmp, error and `condition`.
+//! The waits for what happens in QEMU, by their QAPI names. Imports qmp and `condition`.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
