@@ -17,6 +17,7 @@ mod qmp;
 mod queue;
 mod rpc;
 mod transport;
+mod wait;
 
 pub use config::{Config, Handshake};
 pub use driver::{GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor};
@@ -31,3 +32,7 @@ pub use qmp::{
     Greeting, QmpError, Schema, Timestamp, Transaction, Version, schema,
 };
 pub use queue::Overflow;
+pub use wait::{
+    After, CallbackOptions, Callbacks, EventHandler, Found, History, HistoryEntry, Tray, Wait,
+    WaitExt, Waited,
+};

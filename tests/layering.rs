@@ -22,6 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("inflight", &["error"]),
     ("connection", &["error", "inflight", "transport"]),
     ("monitor", &["error", "qmp", "queue"]),
+    ("wait", &["error", "qmp", "queue", "monitor"]),
     (
         "rpc",
         &[
