@@ -10,6 +10,7 @@ mod config;
 mod connection;
 mod driver;
 mod error;
+mod hypervisor;
 mod inflight;
 mod libvirt;
 mod monitor;
@@ -21,6 +22,7 @@ mod transport;
 pub use config::{Config, Handshake};
 pub use driver::{GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor};
 pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
+pub use hypervisor::{DomainStatus, Hypervisor, HypervisorDomain, HypervisorVersion};
 pub use libvirt::{Domain, DomainKey, Libvirt};
 pub use monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorExt, MonitorFuture, RunOptions,
