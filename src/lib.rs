@@ -18,6 +18,8 @@ mod queue;
 mod rpc;
 
 pub use config::{Config, Handshake};
+#[cfg(feature = "libvirt-c")]
+pub use driver::LibvirtC;
 pub use driver::{LibvirtRpc, SocketMonitor};
 pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
 pub use libvirt::{Domain, DomainKey, Libvirt};

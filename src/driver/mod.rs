@@ -1,6 +1,8 @@
 //! The ways to be a [`Monitor`](crate::Monitor): through libvirtd, and on QEMU's own socket. May import anything below.
 
 mod fanout;
+#[cfg(feature = "libvirt-c")]
+pub(crate) mod libvirt_c;
 mod libvirt_rpc;
 mod socket;
 
@@ -16,6 +18,8 @@ use crate::connection::spawn;
 use crate::error::{EndCause, Error};
 use crate::qmp::{self, QmpError, RawCommand};
 
+#[cfg(feature = "libvirt-c")]
+pub use libvirt_c::LibvirtC;
 pub use libvirt_rpc::LibvirtRpc;
 pub use socket::SocketMonitor;
 

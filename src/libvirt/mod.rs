@@ -22,6 +22,8 @@ use crate::protocol::remote::{self, ConnectListAllDomainsArgs};
 use crate::rpc::{self, Client};
 use crate::xdr::Writer;
 
+#[cfg(feature = "libvirt-c")]
+pub(crate) use domain::hyphenated;
 pub use domain::{Domain, DomainKey};
 
 /// Closing never takes longer than this, whatever the peer does.

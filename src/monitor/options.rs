@@ -103,7 +103,10 @@ pub enum AgentTimeout {
 
 impl AgentTimeout {
     /// The value libvirt takes.
-    #[expect(dead_code, reason = "for the drivers that reach the agent")]
+    #[cfg_attr(
+        not(feature = "libvirt-c"),
+        expect(dead_code, reason = "for the drivers that reach the agent")
+    )]
     pub(crate) fn to_wire(self) -> i32 {
         match self {
             AgentTimeout::Block => -2,
