@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use super::super::fanout::Fanout;
 use super::end::End;
@@ -248,7 +247,7 @@ impl Session {
             let seconds = i32::try_from(seconds).unwrap_or(i32::MAX);
             match open.conn.set_keep_alive(seconds, keepalive.count) {
                 // A driver without a daemon has nobody to ask.
-                Err(error) if error.code == LibvirtError::NO_SUPPORT => {}
+                Err(error) if error.libvirt_code() == Some(LibvirtError::NO_SUPPORT) => {}
                 result => result?,
             }
             let interval = Duration::from_secs(seconds.unsigned_abs().into());
@@ -270,7 +269,7 @@ impl Session {
 
     fn lookup(&mut self, key: &DomainKey) -> Result<(), Error> {
         let open = self.opened()?.clone();
-        let dom = open.said(lookup(&open.conn, key)?)?;
+        let dom = open.said(lookup(&open.conn, key))?;
         self.domain = Some(Arc::new(DomainRef { dom, open }));
         Ok(())
     }
@@ -328,38 +327,34 @@ impl Drop for Session {
 
 impl DomainRef {
     /// Makes a call of libvirt for the domain.
-    pub(super) fn call<T>(
-        &self,
-        call: impl FnOnce(&Dom) -> Result<T, LibvirtError>,
-    ) -> Result<T, Error> {
+    pub(super) fn call<T>(&self, call: impl FnOnce(&Dom) -> Result<T, Error>) -> Result<T, Error> {
         self.open.said(call(&self.dom))
     }
 }
 
 impl Open {
     /// The result of a call. Where it failed because the connection is dead, that has been told when this returns.
-    fn said<T>(&self, result: Result<T, LibvirtError>) -> Result<T, Error> {
+    fn said<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if result.is_err() && !self.conn.is_alive() {
             self.shared.end.wait_blocking(REASON_TIMEOUT);
             self.shared.end(EndCause::PeerClosed);
         }
-        Ok(result?)
+        result
     }
 }
 
 /// The domain, as virsh would find it: by UUID where the text is one, then by name.
-fn lookup(conn: &Conn, key: &DomainKey) -> Result<Result<Dom, LibvirtError>, Error> {
+fn lookup(conn: &Conn, key: &DomainKey) -> Result<Dom, Error> {
     let name = match key {
-        DomainKey::Uuid(uuid) => return Ok(conn.lookup_by_uuid(*uuid)),
+        DomainKey::Uuid(uuid) => return conn.lookup_by_uuid(*uuid),
         DomainKey::Name(name) => name,
     };
     let c_name = c_string("domain", name)?;
-    let by_uuid = hyphenated(name).map(|uuid: Uuid| conn.lookup_by_uuid(uuid));
-    Ok(match by_uuid {
-        Some(Err(error)) if error.code == LibvirtError::NO_DOMAIN => conn.lookup_by_name(&c_name),
-        Some(found_or_failed) => found_or_failed,
+    match hyphenated(name).map(|uuid| conn.lookup_by_uuid(uuid)) {
         None => conn.lookup_by_name(&c_name),
-    })
+        Some(Err(error)) if error.is_not_found() => conn.lookup_by_name(&c_name),
+        Some(found_or_failed) => found_or_failed,
+    }
 }
 
 /// What a `virConnectCloseReason` means. `pings` are how many go unanswered, and how long that takes.

@@ -23,6 +23,8 @@ use crate::error::{Error, LibvirtError};
 use crate::libvirt::Domain;
 use crate::qmp::EventDomain;
 
+type Result<T> = std::result::Result<T, Error>;
+
 /// The libraries by their sonames, which have been these since libvirt's first release with a stable interface.
 const CORE: &str = "libvirt.so.0";
 const QEMU: &str = "libvirt-qemu.so.0";
@@ -94,7 +96,7 @@ macro_rules! symbols {
         }
 
         impl Symbols {
-            fn load(libraries: &Libraries) -> Result<Self, Error> {
+            fn load(libraries: &Libraries) -> Result<Self> {
                 Ok(Symbols {
                     // SAFETY: the type is that of the declaration in libvirt's headers.
                     $($field: unsafe { libraries.$library.symbol($name) }?,)*
@@ -151,7 +153,7 @@ struct Libraries {
 }
 
 impl Opened {
-    fn open(name: &str) -> Result<Self, Error> {
+    fn open(name: &str) -> Result<Self> {
         // SAFETY: what runs on loading are the initialisers of libvirt and of what it is linked with, which any program
         // that is linked with it runs as well.
         match unsafe { Library::new(name) } {
@@ -168,7 +170,7 @@ impl Opened {
 
     /// # Safety
     /// `F` is the type of a pointer to the function of this name.
-    unsafe fn symbol<F: Copy>(&self, name: &str) -> Result<F, Error> {
+    unsafe fn symbol<F: Copy>(&self, name: &str) -> Result<F> {
         // SAFETY: the caller's promise. The copy outlives its `Symbol`, and the library is never closed.
         match unsafe { self.library.get::<F>(name) } {
             Ok(symbol) => Ok(*symbol),
@@ -193,8 +195,8 @@ pub(super) struct Api {
 
 impl Api {
     /// The library, opened by the first who asks; where that failed, it stays so.
-    pub(super) fn get() -> Result<&'static Api, Error> {
-        static API: OnceLock<Result<Api, Error>> = OnceLock::new();
+    pub(super) fn get() -> Result<&'static Api> {
+        static API: OnceLock<Result<Api>> = OnceLock::new();
         let api = API.get_or_init(|| {
             let api = Api::load(CORE, QEMU)?;
             // SAFETY: takes nothing, and may be called at any time.
@@ -204,7 +206,7 @@ impl Api {
         api.as_ref().map_err(Clone::clone)
     }
 
-    fn load(core: &str, qemu: &str) -> Result<Api, Error> {
+    fn load(core: &str, qemu: &str) -> Result<Api> {
         let libraries = Libraries {
             core: Opened::open(core)?,
             qemu: Opened::open(qemu)?,
@@ -231,24 +233,21 @@ impl Api {
     }
 
     /// Makes libvirt's own event loop the one it uses. It must be run then: see [`Api::run_default_loop`].
-    pub(super) fn register_default_loop(&self) -> Result<(), LibvirtError> {
+    pub(super) fn register_default_loop(&self) -> Result<()> {
         // SAFETY: takes nothing, and where there is a loop already it does nothing.
         let result = unsafe { (self.symbols.event_register_default)() };
         self.done("virEventRegisterDefaultImpl", result).map(drop)
     }
 
     /// One turn of the loop: waits for something to do, and does it.
-    pub(super) fn run_default_loop(&self) -> Result<(), LibvirtError> {
+    pub(super) fn run_default_loop(&self) -> Result<()> {
         // SAFETY: takes nothing. Its callbacks are those of this file, and libvirt's own.
         let result = unsafe { (self.symbols.event_run_default)() };
         self.done("virEventRunDefaultImpl", result).map(drop)
     }
 
     /// Has the loop call `then` when it has done what waits for it now, removals included.
-    pub(super) fn after_pending(
-        &self,
-        then: impl Fn() + Send + Sync + 'static,
-    ) -> Result<(), LibvirtError> {
+    pub(super) fn after_pending(&self, then: impl Fn() + Send + Sync + 'static) -> Result<()> {
         let (number, opaque) = add(Callback::Pending(Box::new(then)));
         // SAFETY: both functions take the number alone for their `opaque`.
         let timer =
@@ -261,7 +260,7 @@ impl Api {
     }
 
     /// `result` where it is no failure.
-    fn done(&self, procedure: &'static str, result: c_int) -> Result<c_int, LibvirtError> {
+    fn done(&self, procedure: &'static str, result: c_int) -> Result<c_int> {
         match result {
             0.. => Ok(result),
             _ => Err(self.last_error(procedure)),
@@ -269,7 +268,7 @@ impl Api {
     }
 
     /// Why the last call of this thread failed.
-    fn last_error(&self, procedure: &'static str) -> LibvirtError {
+    fn last_error(&self, procedure: &'static str) -> Error {
         // SAFETY: what it returns belongs to this thread, and lives until its next call.
         let error = unsafe { (self.symbols.get_last_error)().as_ref() };
         let mut found = LibvirtError {
@@ -298,7 +297,7 @@ impl Api {
                 found.str3 = text(error.str3);
             }
         }
-        found
+        found.into()
     }
 
     /// # Safety
@@ -359,11 +358,7 @@ unsafe impl Send for Conn {}
 unsafe impl Sync for Conn {}
 
 impl Conn {
-    pub(super) fn open(
-        api: &'static Api,
-        uri: &CStr,
-        readonly: bool,
-    ) -> Result<Self, LibvirtError> {
+    pub(super) fn open(api: &'static Api, uri: &CStr, readonly: bool) -> Result<Self> {
         let (open, name) = if readonly {
             (api.symbols.open_readonly, "virConnectOpenReadOnly")
         } else {
@@ -382,11 +377,7 @@ impl Conn {
     }
 
     /// Has libvirt ask a silent daemon, `count` times, whether it is there.
-    pub(super) fn set_keep_alive(
-        &self,
-        interval_seconds: i32,
-        count: u32,
-    ) -> Result<(), LibvirtError> {
+    pub(super) fn set_keep_alive(&self, interval_seconds: i32, count: u32) -> Result<()> {
         let (conn, set) = (self.pointer.as_ptr(), self.api.symbols.set_keep_alive);
         // SAFETY: the connection is open until it is dropped.
         let result = unsafe { set(conn, interval_seconds, count) };
@@ -398,7 +389,7 @@ impl Conn {
     pub(super) fn on_close(
         &self,
         closed: impl Fn(i32) + Send + Sync + 'static,
-    ) -> Result<CloseCallback, LibvirtError> {
+    ) -> Result<CloseCallback> {
         let (number, opaque) = add(Callback::Close(Box::new(closed)));
         let (conn, register) = (self.pointer.as_ptr(), self.api.symbols.register_close);
         // SAFETY: the connection is open until it is dropped. Both functions take the number alone for their `opaque`.
@@ -419,21 +410,21 @@ impl Conn {
         remove(number);
     }
 
-    pub(super) fn lookup_by_name(&self, name: &CStr) -> Result<Dom, LibvirtError> {
+    pub(super) fn lookup_by_name(&self, name: &CStr) -> Result<Dom> {
         let (conn, lookup) = (self.pointer.as_ptr(), self.api.symbols.lookup_by_name);
         // SAFETY: the connection is open until it is dropped, and `name` is a C string for as long as the call takes.
         let pointer = unsafe { lookup(conn, name.as_ptr()) };
         self.domain(pointer, "virDomainLookupByName")
     }
 
-    pub(super) fn lookup_by_uuid(&self, uuid: Uuid) -> Result<Dom, LibvirtError> {
+    pub(super) fn lookup_by_uuid(&self, uuid: Uuid) -> Result<Dom> {
         let (conn, lookup) = (self.pointer.as_ptr(), self.api.symbols.lookup_by_uuid);
         // SAFETY: the connection is open until it is dropped, and a UUID has the VIR_UUID_BUFLEN bytes that are read.
         let pointer = unsafe { lookup(conn, uuid.as_bytes().as_ptr()) };
         self.domain(pointer, "virDomainLookupByUUID")
     }
 
-    fn domain(&self, pointer: DomainPtr, procedure: &'static str) -> Result<Dom, LibvirtError> {
+    fn domain(&self, pointer: DomainPtr, procedure: &'static str) -> Result<Dom> {
         match NonNull::new(pointer) {
             Some(pointer) => Ok(Dom {
                 api: self.api,
@@ -444,7 +435,7 @@ impl Conn {
     }
 
     /// All domains, active or not.
-    pub(super) fn domains(&self) -> Result<Vec<Domain>, LibvirtError> {
+    pub(super) fn domains(&self) -> Result<Vec<Domain>> {
         const NAME: &str = "virConnectListAllDomains";
         let mut list: *mut DomainPtr = null_mut();
         let (conn, list_all) = (self.pointer.as_ptr(), self.api.symbols.list_all_domains);
@@ -471,7 +462,7 @@ impl Conn {
         &self,
         domain: &Dom,
         event: impl Fn(RawEvent) + Send + Sync + 'static,
-    ) -> Result<i32, LibvirtError> {
+    ) -> Result<i32> {
         let (number, opaque) = add(Callback::Event(Box::new(event)));
         let (conn, register) = (self.pointer.as_ptr(), self.api.symbols.register_event);
         let domain = domain.pointer.as_ptr();
@@ -488,7 +479,7 @@ impl Conn {
     }
 
     /// Ends a registration for events. libvirt then frees it: at once, or after the event it is calling it with.
-    pub(super) fn deregister_events(&self, id: i32) -> Result<(), LibvirtError> {
+    pub(super) fn deregister_events(&self, id: i32) -> Result<()> {
         let (conn, deregister) = (self.pointer.as_ptr(), self.api.symbols.deregister_event);
         // SAFETY: the connection is open until it is dropped. A wrong number is an error.
         let result = unsafe { deregister(conn, id) };
@@ -529,7 +520,7 @@ impl Dom {
     }
 
     /// Runs a QMP command and gives QEMU's reply, which may be an error of QEMU.
-    pub(super) fn monitor_command(&self, command: &CStr) -> Result<Bytes, LibvirtError> {
+    pub(super) fn monitor_command(&self, command: &CStr) -> Result<Bytes> {
         let mut reply = null_mut();
         let (domain, run) = (self.pointer.as_ptr(), self.api.symbols.monitor_command);
         // SAFETY: the domain is there until it is dropped, `command` is a C string for as long as the call takes, and `reply`
@@ -543,7 +534,7 @@ impl Dom {
         &self,
         command: &CStr,
         file: BorrowedFd<'_>,
-    ) -> Result<Option<Bytes>, LibvirtError> {
+    ) -> Result<Option<Bytes>> {
         const NAME: &str = "virDomainQemuMonitorCommandWithFiles";
         let Some(run) = self.api.with_files else {
             return Ok(None);
@@ -568,23 +559,14 @@ impl Dom {
         self.reply(NAME, result, reply).map(Some)
     }
 
-    fn reply(
-        &self,
-        procedure: &'static str,
-        result: c_int,
-        reply: *mut c_char,
-    ) -> Result<Bytes, LibvirtError> {
+    fn reply(&self, procedure: &'static str, result: c_int, reply: *mut c_char) -> Result<Bytes> {
         self.api.done(procedure, result)?;
         // SAFETY: a call that succeeded gave the string away, to be freed with `free`.
         Ok(unsafe { take_text(reply) })
     }
 
     /// Runs a command of the guest agent.
-    pub(super) fn agent_command(
-        &self,
-        command: &CStr,
-        timeout: i32,
-    ) -> Result<Bytes, LibvirtError> {
+    pub(super) fn agent_command(&self, command: &CStr, timeout: i32) -> Result<Bytes> {
         let (domain, run) = (self.pointer.as_ptr(), self.api.symbols.agent_command);
         // SAFETY: the domain is there until it is dropped, and `command` is a C string for as long as the call takes.
         let reply = unsafe { run(domain, command.as_ptr(), timeout, 0) };
