@@ -19,8 +19,7 @@ async fn a_killed_daemon_ends_every_waiter_with_one_cause() {
         monitor.events().await.unwrap(),
     ];
     lab.pause_qemu("one");
-    let begun = spawn(&monitor, STATUS);
-    until_stuck(&monitor).await;
+    let begun = stuck(&monitor).await;
     let waiting = spawn(&monitor, STATUS);
     tokio::task::yield_now().await;
     lab.kill_daemon();

@@ -80,7 +80,10 @@ impl Before {
         let closed = std::mem::take(&mut *CLOSED.lock().unwrap());
         assert_eq!(closed.len(), connections, "{closed:#?}");
         for line in closed {
-            assert!(line.contains("references_left=0"), "{line}");
+            assert_eq!(
+                line,
+                " references_left=0 callbacks_left=0 message=connection closed"
+            );
         }
     }
 }
@@ -178,8 +181,7 @@ async fn a_killed_daemon_leaves_nothing_even_while_the_monitor_is_kept() {
     let monitor = Arc::new(monitor(&lab, "one"));
     let events = monitor.events().await.unwrap();
     lab.pause_qemu("one");
-    let stuck = spawn(&monitor, STATUS);
-    until_stuck(&monitor).await;
+    let stuck = stuck(&monitor).await;
     lab.kill_daemon();
     within(SOON, stuck).await.unwrap().unwrap_err();
     before.is_as_now(1);
@@ -197,8 +199,7 @@ async fn a_stuck_call_keeps_its_connection_until_it_is_answered() {
     let monitor = Arc::new(monitor(&lab, "one"));
     let events = monitor.events().await.unwrap();
     lab.pause_qemu("one");
-    let stuck = spawn(&monitor, STATUS);
-    until_stuck(&monitor).await;
+    let stuck = stuck(&monitor).await;
     within(SOON, monitor.disconnect()).await.unwrap();
     let error = within(SOON, stuck).await.unwrap().unwrap_err();
     assert!(error.is_closed() && error.maybe_executed(), "{error:?}");
@@ -250,8 +251,7 @@ fn a_runtime_that_shuts_down_does_not_wait_for_a_stuck_call() {
     let events = inner.block_on(monitor.events()).unwrap();
     lab.pause_qemu("one");
     inner.block_on(async {
-        spawn(&monitor, STATUS);
-        until_stuck(&monitor).await;
+        stuck(&monitor).await;
     });
     let started = Instant::now();
     drop(inner);

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use libvirt_qmp::{Config, EndCause, Error, LibvirtC, Monitor};
+use libvirt_qmp::{Config, EndCause, Error, LibvirtC, Monitor, Phase, RunOptions};
 use support::lab::Lab;
 use support::process::PATIENCE;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -66,9 +66,12 @@ async fn within<T>(limit: Duration, what: impl Future<Output = T>) -> T {
     result.unwrap_or_else(|_| panic!("not done after {limit:?}"))
 }
 
-/// Waits until a command that never ends is with libvirt: the next one then waits for its turn.
-async fn until_stuck(monitor: &LibvirtC) {
-    use libvirt_qmp::{Phase, RunOptions};
+/// Runs a command that is not answered, on a guest that is paused, and waits until it is with libvirt: the next one then
+/// waits for its turn.
+async fn stuck(monitor: &Arc<LibvirtC>) -> JoinHandle<Result<Bytes, Error>> {
+    let call = spawn(monitor, STATUS);
+    // It comes before those that look.
+    tokio::task::yield_now().await;
     let options = RunOptions::new().timeout(Duration::from_millis(100));
     within(PATIENCE, async {
         while !matches!(
@@ -80,6 +83,7 @@ async fn until_stuck(monitor: &LibvirtC) {
         ) {}
     })
     .await;
+    call
 }
 
 fn cause(error: Error) -> Arc<EndCause> {

@@ -55,9 +55,11 @@ pub(super) fn remove(number: usize) -> Option<Arc<Callback>> {
     callbacks().remove(&number)
 }
 
-/// How many there are in the process.
-pub(super) fn count() -> usize {
-    callbacks().len()
+/// How many of connections there are in the process.
+pub(super) fn of_connections() -> usize {
+    let all = callbacks();
+    let pending = |callback: &&Arc<Callback>| matches!(***callback, Callback::Pending(_));
+    all.len() - all.values().filter(pending).count()
 }
 
 /// Runs what a callback does. A panic must not unwind into C.

@@ -67,7 +67,7 @@ type OnTimeout = extern "C" fn(c_int, *mut c_void);
 /// `virConnectCloseFunc`
 type OnClose = extern "C" fn(ConnectPtr, c_int, *mut c_void);
 /// `virConnectDomainQemuMonitorEventCallback`
-type OnEvent = extern "C" fn(
+type OnEvent = unsafe extern "C" fn(
     ConnectPtr,
     DomainPtr,
     *const c_char,
@@ -171,7 +171,7 @@ impl Opened {
     /// # Safety
     /// `F` is the type of a pointer to the function of this name.
     unsafe fn symbol<F: Copy>(&self, name: &str) -> Result<F> {
-        // SAFETY: the caller's promise. The copy outlives its `Symbol`, and the library is never closed.
+        // SAFETY: the caller's promise. The copy outlives its `Symbol`, but not the library: [`Api`] has both.
         match unsafe { self.library.get::<F>(name) } {
             Ok(symbol) => Ok(*symbol),
             Err(_) => Err(Error::Unsupported(format!(
@@ -191,6 +191,8 @@ fn reason(error: &libloading::Error) -> String {
 pub(super) struct Api {
     symbols: Symbols,
     with_files: Option<MonitorCommandWithFiles>,
+    /// What the functions are in.
+    _libraries: Libraries,
 }
 
 impl Api {
@@ -211,19 +213,15 @@ impl Api {
             core: Opened::open(core)?,
             qemu: Opened::open(qemu)?,
         };
-        let api = Api {
+        Ok(Api {
             symbols: Symbols::load(&libraries)?,
             // SAFETY: the type is that of the declaration in libvirt's headers.
             with_files: unsafe {
-                libraries
-                    .qemu
-                    .symbol("virDomainQemuMonitorCommandWithFiles")
-            }
-            .ok(),
-        };
-        // libvirt has threads and handlers of its own that it never takes back.
-        std::mem::forget(libraries);
-        Ok(api)
+                let name = "virDomainQemuMonitorCommandWithFiles";
+                libraries.qemu.symbol(name).ok()
+            },
+            _libraries: libraries,
+        })
     }
 
     /// Keeps libvirt from printing each error to standard error. Holds for the whole process.
@@ -493,7 +491,7 @@ impl Drop for Conn {
     fn drop(&mut self) {
         // SAFETY: the reference is this one's own, and not used after this.
         let references_left = unsafe { (self.api.symbols.close)(self.pointer.as_ptr()) };
-        let callbacks_left = callbacks::count();
+        let callbacks_left = callbacks::of_connections();
         debug!(target: "libvirt_qmp::libvirt_c", references_left, callbacks_left, "connection closed");
     }
 }
@@ -622,7 +620,9 @@ extern "C" fn on_close(_: ConnectPtr, reason: c_int, opaque: *mut c_void) {
     });
 }
 
-extern "C" fn on_event(
+/// # Safety
+/// `domain` is a domain of libvirt, `name` and `details` are NULL or C strings, until this returns.
+unsafe extern "C" fn on_event(
     _: ConnectPtr,
     domain: DomainPtr,
     name: *const c_char,
@@ -636,7 +636,7 @@ extern "C" fn on_event(
         let (Some(Callback::Event(event)), Ok(api)) = (callback.as_deref(), Api::get()) else {
             return;
         };
-        // SAFETY: libvirt gives a domain and strings that live until this function returns; `details` may be NULL.
+        // SAFETY: the caller's promise.
         let (domain, name, details) = unsafe {
             let details = (!details.is_null()).then(|| CStr::from_ptr(details));
             (api.describe(domain), text(name), details)
@@ -653,6 +653,8 @@ extern "C" fn on_event(
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -682,7 +684,8 @@ mod tests {
     fn a_callback_that_is_gone_or_of_another_kind_is_not_called() {
         let (number, opaque) = add(Callback::Pending(Box::new(|| panic!("called"))));
         on_close(null_mut(), 1, opaque);
-        on_event(null_mut(), null_mut(), null(), 0, 0, null(), opaque);
+        // SAFETY: it is not for this number, so the domain is not looked at.
+        unsafe { on_event(null_mut(), null_mut(), null(), 0, 0, null(), opaque) };
         on_free(opaque);
         on_free(opaque);
         on_timeout_removed(opaque);
@@ -695,5 +698,19 @@ mod tests {
         on_close(null_mut(), 1, opaque);
         on_free(opaque);
         assert!(find(opaque.addr()).is_none());
+    }
+
+    #[test]
+    #[ignore = "needs libvirtd and QEMU: run tests/run"]
+    fn a_libvirt_that_passes_no_files_is_asked_for_none() {
+        Api::get().unwrap();
+        let mut old = Api::load(CORE, QEMU).unwrap();
+        assert!(old.with_files.is_some());
+        old.with_files = None;
+        let conn = Conn::open(Box::leak(Box::new(old)), c"test:///default", false).unwrap();
+        let dom = conn.lookup_by_name(c"test").unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let reply = dom.monitor_command_with_file(c"{}", file.as_fd());
+        assert!(reply.unwrap().is_none());
     }
 }
