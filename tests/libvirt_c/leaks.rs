@@ -80,9 +80,9 @@ impl Before {
         let closed = std::mem::take(&mut *CLOSED.lock().unwrap());
         assert_eq!(closed.len(), connections, "{closed:#?}");
         for line in closed {
-            assert_eq!(
-                line,
-                " references_left=0 callbacks_left=0 message=connection closed"
+            assert!(
+                line.ends_with(" references_left=0 callbacks_left=0"),
+                "{line}"
             );
         }
     }

@@ -10,15 +10,13 @@ use super::*;
 /// What valgrind ends with where it has found something.
 const FOUND: i32 = 99;
 
-const VALGRIND: [&str; 10] = [
+const VALGRIND: [&str; 9] = [
     "valgrind",
     "--tool=memcheck",
     "--leak-check=full",
     "--show-leak-kinds=definite",
     "--errors-for-leak-kinds=definite",
     "--error-exitcode=99",
-    // What is left at the end of a process that a thread has ended by exit().
-    "--keep-debuginfo=yes",
     "--num-callers=30",
     "--child-silent-after-fork=yes",
     "--quiet",
