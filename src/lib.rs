@@ -20,6 +20,8 @@ mod rpc;
 mod transport;
 
 pub use config::{Config, Handshake};
+#[cfg(feature = "libvirt-c")]
+pub use driver::LibvirtC;
 pub use driver::{GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor};
 pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
 pub use hypervisor::{DomainStatus, Hypervisor, HypervisorDomain, HypervisorVersion};

@@ -22,6 +22,8 @@ use crate::qmp::Version;
 use crate::rpc::Client;
 use crate::transport::Transport;
 
+#[cfg(feature = "libvirt-c")]
+pub(crate) use domain::hyphenated;
 pub use domain::{Domain, DomainKey};
 
 /// Closing never takes longer than this, whatever the peer does.
