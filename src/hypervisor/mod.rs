@@ -9,6 +9,8 @@ use std::fmt;
 use uuid::Uuid;
 
 use crate::config::Config;
+#[cfg(feature = "libvirt-c")]
+use crate::driver::LibvirtC;
 use crate::driver::QmpAddress;
 use crate::error::Error;
 use crate::libvirt::{Domain, Libvirt};
@@ -42,6 +44,11 @@ pub struct Hypervisor {
 #[derive(Clone)]
 enum Way {
     Libvirt(Libvirt),
+    #[cfg(feature = "libvirt-c")]
+    C {
+        uri: String,
+        config: Config,
+    },
     Sockets {
         sockets: Vec<(String, QmpAddress)>,
         config: Config,
@@ -100,6 +107,22 @@ impl Hypervisor {
         }
     }
 
+    /// The domains at `uri`, through libvirt's C library (feature `libvirt-c`). A list opens a connection and closes it, and each
+    /// monitor has one of its own.
+    #[cfg(feature = "libvirt-c")]
+    pub fn c(uri: impl Into<String>) -> Self {
+        Hypervisor::c_with_config(uri, Config::new())
+    }
+
+    /// As [`Hypervisor::c`], with settings for lists and monitors.
+    #[cfg(feature = "libvirt-c")]
+    pub fn c_with_config(uri: impl Into<String>, config: Config) -> Self {
+        let uri = uri.into();
+        Hypervisor {
+            way: Way::C { uri, config },
+        }
+    }
+
     /// The QEMU processes behind these QMP sockets, each by a name of the caller's choice.
     ///
     /// A list asks each socket, which serves one client: a domain whose monitor is open elsewhere, be it by this program, is
@@ -137,6 +160,8 @@ impl Hypervisor {
     pub async fn domains(&self) -> Result<Vec<HypervisorDomain>, Error> {
         match &self.way {
             Way::Libvirt(libvirt) => Ok(of_libvirt(libvirt.domains().await?)),
+            #[cfg(feature = "libvirt-c")]
+            Way::C { uri, config } => Ok(of_libvirt(LibvirtC::domains(uri, config).await?)),
             Way::Sockets { sockets, config } => Ok(sockets::domains(sockets, config).await),
         }
     }
@@ -146,6 +171,8 @@ impl Hypervisor {
     pub fn monitor(&self, name: &str) -> Box<dyn Monitor> {
         match &self.way {
             Way::Libvirt(libvirt) => Box::new(libvirt.monitor(name)),
+            #[cfg(feature = "libvirt-c")]
+            Way::C { uri, config } => Box::new(LibvirtC::with_config(uri, name, config.clone())),
             Way::Sockets { sockets, config } => {
                 let socket = sockets.iter().find(|(socket, _)| socket == name);
                 let address = socket.map(|(_, address)| address.clone());
@@ -154,8 +181,8 @@ impl Hypervisor {
         }
     }
 
-    /// What the host runs, where it can be asked. A set of sockets has no version of its own: each QEMU says its own
-    /// ([`MonitorExt::version`](crate::MonitorExt::version)).
+    /// What the host runs, where it can be asked: through libvirtd. A set of sockets has no version of its own: each QEMU says
+    /// its own ([`MonitorExt::version`](crate::MonitorExt::version)).
     ///
     /// # Errors
     ///
@@ -174,6 +201,8 @@ impl Hypervisor {
                     libvirt: library,
                 }))
             }
+            #[cfg(feature = "libvirt-c")]
+            Way::C { .. } => Ok(None),
             Way::Sockets { .. } => Ok(None),
         }
     }
@@ -219,6 +248,8 @@ impl fmt::Debug for Hypervisor {
         let mut debug = f.debug_struct("Hypervisor");
         match &self.way {
             Way::Libvirt(libvirt) => debug.field("libvirt", libvirt),
+            #[cfg(feature = "libvirt-c")]
+            Way::C { uri, .. } => debug.field("c", uri),
             Way::Sockets { sockets, .. } => debug.field("sockets", sockets),
         };
         debug.finish()

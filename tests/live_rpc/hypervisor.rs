@@ -58,6 +58,43 @@ async fn domains_of_a_daemon_and_their_monitors() {
     assert!(told.contains(&daemon), "{daemon}: {told}");
 }
 
+#[cfg(feature = "libvirt-c")]
+#[tokio::test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
+async fn domains_through_the_c_library() {
+    let lab = Lab::start();
+    lab.guest("one");
+    lab.guest("two");
+    lab.destroy("two");
+    let host = Hypervisor::c(lab.client_uri());
+    let mut domains = host.domains().await.unwrap();
+    domains.sort_by(|a, b| a.name.cmp(&b.name));
+    let found: Vec<_> = domains
+        .iter()
+        .map(|domain| (domain.name.as_str(), domain.uuid, domain.is_active()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("one", Some(uuid_of("one")), true),
+            ("two", Some(uuid_of("two")), false)
+        ]
+    );
+    let monitor = host.monitor("one");
+    monitor.version().await.unwrap();
+    monitor.disconnect().await.unwrap();
+    assert!(
+        host.monitor("no such")
+            .connect()
+            .await
+            .unwrap_err()
+            .is_not_found()
+    );
+    assert_eq!(host.version().await.unwrap(), None);
+    let nowhere = Hypervisor::c("qemu+unix:///session?socket=/nonexistent/socket");
+    nowhere.domains().await.unwrap_err();
+}
+
 #[tokio::test]
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
 async fn a_set_of_sockets_and_those_of_them_that_are_dead() {

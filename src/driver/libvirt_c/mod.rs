@@ -25,7 +25,7 @@ use super::{finish, refuse_oob};
 use crate::config::Config;
 use crate::connection::deadline;
 use crate::error::{Error, Phase};
-use crate::libvirt::DomainKey;
+use crate::libvirt::{Domain, DomainKey};
 use crate::monitor::{AgentTimeout, EventOptions, EventStream, Monitor, MonitorFuture, RunOptions};
 use crate::protocol::remote::STRING_MAX;
 use crate::qmp::{CommandError, RawCommand};
@@ -115,6 +115,14 @@ impl LibvirtC {
     /// [`Error::Unsupported`] after the first connection was begun: libvirt takes one event loop, and keeps it.
     pub fn use_existing_loop() -> Result<(), Error> {
         event_loop::use_existing()
+    }
+
+    /// All domains at `uri`, active or not, over a connection for this alone.
+    pub(crate) async fn domains(uri: &str, config: &Config) -> Result<Vec<Domain>, Error> {
+        let connection = Connection::open(uri, config)?;
+        let domains = connection.domains().await;
+        connection.close().await;
+        domains
     }
 
     /// The connection, open.
