@@ -261,7 +261,7 @@ pub struct LibvirtError {
     pub about_domain: Option<ErrorObject>,
     /// The network it is about, where one is named.
     pub about_network: Option<ErrorObject>,
-    /// Wire name of the procedure that failed.
+    /// Wire name of the procedure that failed, or the name of the function of libvirt's C library.
     pub procedure: &'static str,
 }
 

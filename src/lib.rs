@@ -10,6 +10,7 @@ mod config;
 mod connection;
 mod driver;
 mod error;
+mod hypervisor;
 mod inflight;
 mod libvirt;
 mod monitor;
@@ -20,8 +21,11 @@ mod transport;
 mod wait;
 
 pub use config::{Config, Handshake};
+#[cfg(feature = "libvirt-c")]
+pub use driver::LibvirtC;
 pub use driver::{GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor};
 pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
+pub use hypervisor::{DomainStatus, Hypervisor, HypervisorDomain, HypervisorVersion};
 pub use libvirt::{Domain, DomainKey, Libvirt};
 pub use monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorExt, MonitorFuture, RunOptions,

@@ -3,6 +3,8 @@
 
 mod fanout;
 mod guest_agent;
+#[cfg(feature = "libvirt-c")]
+pub(crate) mod libvirt_c;
 mod libvirt_rpc;
 mod socket;
 
@@ -21,6 +23,8 @@ use crate::qmp::{self, QmpError, RawCommand};
 use crate::transport::Transport;
 
 pub use guest_agent::GuestAgent;
+#[cfg(feature = "libvirt-c")]
+pub use libvirt_c::LibvirtC;
 pub use libvirt_rpc::LibvirtRpc;
 pub use socket::{QmpAddress, QmpAddressError, QmpListener, SocketMonitor};
 

@@ -121,7 +121,7 @@ impl Libvirt {
 }
 
 /// The UUID that `name` spells, in the one form that libvirt prints.
-fn hyphenated(name: &str) -> Option<Uuid> {
+pub(crate) fn hyphenated(name: &str) -> Option<Uuid> {
     (name.len() == 36)
         .then(|| Uuid::try_parse(name).ok())
         .flatten()

@@ -15,10 +15,15 @@ use crate::config::Config;
 use crate::connection::{CallOptions, Deadline, Limits, deadline};
 use crate::error::{EndCause, Error, Phase};
 use crate::protocol::remote::ConnectListAllDomainsArgs;
-use crate::protocol::remote::procedure::{ConnectClose, ConnectListAllDomains};
+use crate::protocol::remote::procedure::{
+    ConnectClose, ConnectGetLibVersion, ConnectGetType, ConnectGetVersion, ConnectListAllDomains,
+};
+use crate::qmp::Version;
 use crate::rpc::Client;
 use crate::transport::Transport;
 
+#[cfg(feature = "libvirt-c")]
+pub(crate) use domain::hyphenated;
 pub use domain::{Domain, DomainKey};
 
 /// Closing never takes longer than this, whatever the peer does.
@@ -109,6 +114,24 @@ impl Libvirt {
             .call::<ConnectListAllDomains>(&args, options)
             .await?;
         Ok(reply.domains.into_iter().map(Domain::from).collect())
+    }
+
+    /// The daemon's hypervisor by name, its version, and the daemon's own (`REMOTE_PROC_CONNECT_GET_TYPE`, `…_GET_VERSION`,
+    /// `…_GET_LIB_VERSION`).
+    pub(crate) async fn versions(&self) -> Result<(String, Version, Version), Error> {
+        let options = || self.options(Phase::Reply, Limits::Connection);
+        let client = &self.client;
+        let kind = client.call::<ConnectGetType>(&(), options()).await?;
+        let hypervisor = client.call::<ConnectGetVersion>(&(), options()).await?;
+        let library = client.call::<ConnectGetLibVersion>(&(), options()).await?;
+        // major * 1000000 + minor * 1000 + release
+        let version =
+            |number: u64| Version::new(number / 1_000_000, number / 1000 % 1000, number % 1000);
+        Ok((
+            kind.r#type.into(),
+            version(hypervisor.hv_ver),
+            version(library.lib_ver),
+        ))
     }
 
     /// Whether file descriptors can go along with a call: over a unix socket alone.

@@ -12,6 +12,7 @@ mod support;
 mod agent;
 mod files;
 mod filters;
+mod hypervisor;
 
 use libvirt_qmp::{Config, Libvirt};
 use support::lab::Lab;

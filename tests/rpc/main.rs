@@ -19,6 +19,7 @@ mod end;
 mod events;
 mod files;
 mod filters;
+mod hypervisor;
 mod keepalive;
 mod limits;
 mod replies;
