@@ -4,6 +4,8 @@
 pub mod packet;
 pub mod protocol;
 pub mod replay;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod xdr;
 
 mod config;

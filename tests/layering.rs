@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and what it may import, bottom first. A layer lists only what stands above it in this table.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("xdr", &[]),
     ("qmp", &[]),
     ("config", &[]),
@@ -48,6 +48,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
         ],
     ),
     ("replay", &["xdr", "protocol", "packet"]),
+    ("testing", &["xdr", "qmp", "protocol", "packet", "error"]),
     (
         "driver",
         &[
