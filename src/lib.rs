@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(feature = "libvirt-c"), forbid(unsafe_code))]
 
+pub mod blocking;
 pub mod packet;
 pub mod protocol;
 pub mod replay;

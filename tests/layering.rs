@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and what it may import, bottom first. A layer lists only what stands above it in this table.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("xdr", &[]),
     ("qmp", &[]),
     ("config", &[]),
@@ -65,6 +65,10 @@ const LAYERS: [(&str, &[&str]); 15] = [
             "rpc",
             "libvirt",
         ],
+    ),
+    (
+        "blocking",
+        &["qmp", "config", "error", "monitor", "libvirt", "driver"],
     ),
 ];
 

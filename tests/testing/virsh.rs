@@ -162,7 +162,10 @@ async fn virsh_gets_the_events_it_asked_for() {
         "--no-case",
         "--loop",
     ];
-    let mut virsh = stand.virsh(&watch).stdout(Stdio::piped()).spawn().unwrap();
+    let mut virsh = stand.virsh(&watch);
+    // It complains there at its end.
+    virsh.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut virsh = virsh.spawn().unwrap();
     let mut lines = BufReader::new(virsh.stdout.take().unwrap()).lines();
     let registration = stand
         .libvirtd
