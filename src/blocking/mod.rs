@@ -47,8 +47,9 @@ mod runtime;
 
 use std::fmt;
 
+use crate::driver;
 use crate::error::Error;
-use crate::{driver, libvirt};
+use crate::libvirt;
 
 pub use events::Events;
 pub use monitor::{Monitor, MonitorExt};
