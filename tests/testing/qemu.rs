@@ -12,6 +12,7 @@ use libvirt_qmp::{
     Version,
 };
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
@@ -40,18 +41,26 @@ async fn execute(monitor: &impl Monitor, command: &str) -> Result<Value, Error> 
     monitor.execute(Command::new(command)).await
 }
 
+/// The suite's monitor, which has no out-of-band commands.
+async fn suite<T>(stream: T)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let config = Config::new().oob(false);
+    conformance::suite(&SocketMonitor::with_config(stream, config)).await;
+}
+
 #[tokio::test]
 async fn the_suite_passes_over_pipe_unix_tcp_and_in_pretty_print() {
     let scratch = Scratch::new();
     let qemu = FakeQemu::new();
-    conformance::suite(&SocketMonitor::new(qemu.connect())).await;
+    suite(qemu.connect()).await;
     qemu.listen_unix(scratch.path("qmp")).unwrap();
-    let unix = UnixStream::connect(scratch.path("qmp")).await.unwrap();
-    conformance::suite(&SocketMonitor::new(unix)).await;
-    let tcp = TcpStream::connect(qemu.listen_tcp().unwrap()).await;
-    conformance::suite(&SocketMonitor::new(tcp.unwrap())).await;
+    suite(UnixStream::connect(scratch.path("qmp")).await.unwrap()).await;
+    let addr = qemu.listen_tcp().unwrap();
+    suite(TcpStream::connect(addr).await.unwrap()).await;
     qemu.pretty(true);
-    conformance::suite(&SocketMonitor::new(qemu.connect())).await;
+    suite(qemu.connect()).await;
 }
 
 #[tokio::test(start_paused = true)]
