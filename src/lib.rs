@@ -1,9 +1,12 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(feature = "libvirt-c"), forbid(unsafe_code))]
 
+pub mod blocking;
 pub mod packet;
 pub mod protocol;
 pub mod replay;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod xdr;
 
 mod config;

@@ -52,6 +52,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("replay", &["xdr", "protocol", "packet"]),
+    ("testing", &["xdr", "qmp", "protocol", "packet", "error"]),
     (
         "driver",
         &[
@@ -72,6 +73,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "hypervisor",
+        &["qmp", "config", "error", "monitor", "libvirt", "driver"],
+    ),
+    (
+        "blocking",
         &["qmp", "config", "error", "monitor", "libvirt", "driver"],
     ),
 ];

@@ -1,0 +1,205 @@
+//! How the blocking drivers are made, and what a session with libvirtd can do. Imports driver, libvirt, config, error, `super`.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, ToSocketAddrs, UnixStream};
+
+use super::{Blocking, Libvirt, LibvirtRpc, SocketMonitor, wait};
+use crate::config::Config;
+use crate::driver;
+use crate::error::{EndCause, Error, Phase};
+use crate::libvirt::{self, Domain, DomainKey};
+
+impl LibvirtRpc {
+    /// The monitor of `domain` (a name, or a UUID) through the libvirtd that listens on the unix socket at `path`, which is
+    /// connected; the session follows on first use.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connect`] with the system's reason; [`Error::Timeout`] after the default [`Config::connect_timeout`]; those of
+    /// [`wait`].
+    pub fn unix(domain: impl Into<DomainKey>, path: impl AsRef<Path>) -> Result<Self, Error> {
+        let config = Config::new();
+        let conn = unix(path.as_ref(), &config)?;
+        Ok(LibvirtRpc::with_config(domain, conn, config))
+    }
+
+    /// As [`unix`](LibvirtRpc::unix), over TCP: `("192.168.1.5", 16509)`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`unix`](LibvirtRpc::unix).
+    pub fn tcp(
+        domain: impl Into<DomainKey>,
+        addr: impl ToSocketAddrs + fmt::Debug,
+    ) -> Result<Self, Error> {
+        let config = Config::new();
+        let conn = tcp(addr, &config)?;
+        Ok(LibvirtRpc::with_config(domain, conn, config))
+    }
+
+    /// The monitor of `domain` over a connected stream of tokio's: see [`crate::LibvirtRpc::new`].
+    pub fn new<T>(domain: impl Into<DomainKey>, conn: T) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        LibvirtRpc::with_config(domain, conn, Config::new())
+    }
+
+    /// As [`new`](LibvirtRpc::new), with settings.
+    pub fn with_config<T>(domain: impl Into<DomainKey>, conn: T, config: Config) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Blocking(driver::LibvirtRpc::with_config(domain, conn, config))
+    }
+}
+
+impl SocketMonitor {
+    /// Connects to the unix socket at `path` (`-qmp unix:PATH,server=on`). The handshake follows on first use.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`crate::SocketMonitor::unix`] and of [`wait`].
+    pub fn unix(path: impl AsRef<Path>) -> Result<Self, Error> {
+        wait(driver::SocketMonitor::unix(path)).map(Blocking)
+    }
+
+    /// Connects to `addr` (`-qmp tcp:HOST:PORT,server=on`). The handshake follows on first use.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`crate::SocketMonitor::tcp`] and of [`wait`].
+    pub fn tcp(addr: impl ToSocketAddrs + fmt::Debug) -> Result<Self, Error> {
+        wait(driver::SocketMonitor::tcp(addr)).map(Blocking)
+    }
+
+    /// A monitor over a connected stream of tokio's: see [`crate::SocketMonitor::new`].
+    pub fn new<T>(conn: T) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Blocking(driver::SocketMonitor::new(conn))
+    }
+
+    /// As [`new`](SocketMonitor::new), with settings.
+    pub fn with_config<T>(conn: T, config: Config) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Blocking(driver::SocketMonitor::with_config(conn, config))
+    }
+}
+
+impl Libvirt {
+    /// Connects to the libvirtd that listens on the unix socket at `path`, and opens a session there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connect`] with the system's reason; [`Error::Timeout`] where connecting the socket, or then opening the session,
+    /// takes longer than [`Config::connect_timeout`]; those of [`crate::Libvirt::open`] and of [`wait`].
+    pub fn unix(path: impl AsRef<Path>, config: Config) -> Result<Self, Error> {
+        let conn = unix(path.as_ref(), &config)?;
+        Libvirt::open(conn, config)
+    }
+
+    /// As [`unix`](Libvirt::unix), over TCP: `("192.168.1.5", 16509)`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`unix`](Libvirt::unix).
+    pub fn tcp(addr: impl ToSocketAddrs + fmt::Debug, config: Config) -> Result<Self, Error> {
+        let conn = tcp(addr, &config)?;
+        Libvirt::open(conn, config)
+    }
+
+    /// Opens a session over a connected stream of tokio's: see [`crate::Libvirt::open`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`crate::Libvirt::open`] and of [`wait`].
+    pub fn open<T>(conn: T, config: Config) -> Result<Self, Error>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        wait(libvirt::Libvirt::open(conn, config)).map(Blocking)
+    }
+
+    /// All domains that the daemon shows, running or not: see [`crate::Libvirt::domains`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`crate::Libvirt::domains`] and of [`wait`].
+    pub fn domains(&self) -> Result<Vec<Domain>, Error> {
+        wait(self.0.domains())
+    }
+
+    /// The monitor of `domain` (a name, or a UUID) on this session: see [`crate::Libvirt::monitor`].
+    pub fn monitor(&self, domain: impl Into<DomainKey>) -> LibvirtRpc {
+        Blocking(self.0.monitor(domain))
+    }
+
+    /// Closes the session: see [`crate::Libvirt::close`]. Takes at most 5 s.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`wait`] alone.
+    pub fn close(&self) -> Result<(), Error> {
+        wait(self.0.close())
+    }
+
+    /// Waits until the connection has ended, and says why.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`wait`] alone.
+    pub fn closed(&self) -> Result<Arc<EndCause>, Error> {
+        wait(async { Ok(self.0.closed().await) })
+    }
+}
+
+fn unix(path: &Path, config: &Config) -> Result<UnixStream, Error> {
+    dial(
+        path.display().to_string(),
+        config,
+        UnixStream::connect(path),
+    )
+}
+
+fn tcp(addr: impl ToSocketAddrs + fmt::Debug, config: &Config) -> Result<TcpStream, Error> {
+    let conn = dial(format!("{addr:?}"), config, TcpStream::connect(&addr))?;
+    // A small call must not wait for the acknowledgement of the one before it.
+    let _ = conn.set_nodelay(true);
+    Ok(conn)
+}
+
+/// Connects within the configured time.
+fn dial<T>(
+    target: String,
+    config: &Config,
+    connect: impl Future<Output = io::Result<T>>,
+) -> Result<T, Error> {
+    wait(async {
+        let connected = match config.connect_timeout {
+            None => connect.await,
+            Some(after) => match tokio::time::timeout(after, connect).await {
+                Ok(connected) => connected,
+                Err(_) => {
+                    return Err(Error::Timeout {
+                        phase: Phase::Dial,
+                        after,
+                        maybe_executed: false,
+                    });
+                }
+            },
+        };
+        connected.map_err(|error| Error::Connect {
+            target,
+            source: Arc::new(error),
+        })
+    })
+}
