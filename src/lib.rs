@@ -4,6 +4,7 @@
 pub mod packet;
 pub mod protocol;
 pub mod replay;
+pub mod types;
 pub mod xdr;
 
 mod config;

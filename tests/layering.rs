@@ -10,9 +10,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and what it may import, bottom first. A layer lists only what stands above it in this table.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("xdr", &[]),
     ("qmp", &[]),
+    ("types", &[]),
     ("config", &[]),
     ("protocol", &["xdr"]),
     ("packet", &["protocol"]),
