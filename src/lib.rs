@@ -9,6 +9,7 @@ pub mod xdr;
 
 mod config;
 mod connection;
+mod domain;
 mod driver;
 mod error;
 mod inflight;
@@ -19,6 +20,7 @@ mod queue;
 mod rpc;
 
 pub use config::{Config, Handshake};
+pub use domain::{Commit, DomainExt, Mirror, Snapshot};
 pub use driver::{LibvirtRpc, SocketMonitor};
 pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
 pub use libvirt::{Domain, DomainKey, Libvirt};
