@@ -22,28 +22,35 @@ use support::process::PATIENCE;
 use support::qemu::Qemu;
 
 const DISK: u64 = 16 << 20;
-/// What QEMU names images by, in a program of its own or through libvirt.
 const UUID: &str = "9f2c3e7a-5b0d-4c55-9d0e-0a1b2c3d4e5f";
 
-/// A guest with a disk of zeros but for its first sector, behind an IDE controller.
+/// A guest without a disk.
 async fn guest(extra: &[&str]) -> (Qemu, SocketMonitor) {
     let qemu = Qemu::start(&[&["-name", "helpers", "-uuid", UUID], extra].concat());
     let monitor = SocketMonitor::unix(qemu.unix_path()).await.unwrap();
     (qemu, monitor)
 }
 
-/// A guest whose disk `hd0` is the node `base`, on a raw image.
+/// A guest that has not been started, with the disk `hd0` on the node `base`, a raw image that begins with `DISK`.
 async fn guest_with_disk() -> (Qemu, SocketMonitor) {
-    let scratch = support::scratch::Scratch::new();
-    let image = scratch.path("disk.raw");
+    let (qemu, monitor) = guest(&["-S"]).await;
+    let image = file(&qemu, "disk.raw");
     let mut bytes = vec![0; usize::try_from(DISK).unwrap()];
     bytes[..4].copy_from_slice(b"DISK");
     fs::write(&image, bytes).unwrap();
-    let node = format!("driver=raw,node-name=base,file.driver=file,file.filename={}", image.display());
-    let guest = guest(&["-S", "-blockdev", &node, "-device", "ide-hd,id=hd0,drive=base"]).await;
-    // QEMU holds the image open; what it needs no more is its name.
-    fs::rename(&image, guest.0.dir().join("disk.raw")).unwrap();
-    guest
+    let node = json!({
+        "driver": "raw",
+        "node-name": "base",
+        "file": {"driver": "file", "filename": image},
+    });
+    let disk = json!({"driver": "virtio-blk-pci", "id": "hd0", "drive": "base"});
+    for command in [
+        Command::new("blockdev-add").args(node),
+        Command::new("device_add").args(disk),
+    ] {
+        let _: Value = monitor.execute(command).await.unwrap();
+    }
+    (qemu, monitor)
 }
 
 fn file(qemu: &Qemu, name: &str) -> PathBuf {
@@ -55,9 +62,18 @@ async fn image(monitor: &SocketMonitor) -> String {
     let devices = monitor.block_devices().await.unwrap();
     let disk = devices
         .iter()
-        .find(|device| device.qdev.as_deref() == Some("hd0") || device.qdev.as_deref().is_some_and(|qdev| qdev.ends_with("/hd0")))
+        .find(|device| {
+            device
+                .qdev
+                .as_deref()
+                .is_some_and(|path| path.contains("/hd0"))
+        })
         .expect("the disk is listed");
-    disk.inserted.as_ref().expect("it has a medium").file.clone()
+    disk.inserted
+        .as_ref()
+        .expect("it has a medium")
+        .file
+        .clone()
 }
 
 #[tokio::test]
@@ -89,7 +105,10 @@ async fn what_a_guest_is() {
     let bridge = &buses[0].devices[0];
     assert_eq!((bridge.id.vendor, bridge.id.device), (0x8086, 0x1237));
     let devices = monitor.block_devices().await.unwrap();
-    let disk = devices.iter().find_map(|device| device.inserted.as_ref()).unwrap();
+    let disk = devices
+        .iter()
+        .find_map(|device| device.inserted.as_ref())
+        .unwrap();
     assert_eq!(disk.node_name.as_deref(), Some("base"));
     assert_eq!(disk.image.virtual_size, i64::try_from(DISK).unwrap());
     let stats = monitor.block_stats().await.unwrap();
@@ -159,9 +178,15 @@ async fn a_snapshot_is_taken_and_committed() {
     let snapshot = Snapshot::of_node("base", &overlay).arg("snapshot-node-name", "overlay");
     monitor.snapshot(snapshot).await.unwrap();
     assert_eq!(image(&monitor).await, overlay.display().to_string());
-    assert!(fs::read(&overlay).unwrap().starts_with(b"QFI\xfb"), "a qcow2");
+    assert!(
+        fs::read(&overlay).unwrap().starts_with(b"QFI\xfb"),
+        "a qcow2"
+    );
 
-    monitor.commit(Commit::new("commit0", "overlay"), PATIENCE).await.unwrap();
+    monitor
+        .commit(Commit::new("commit0", "overlay"), PATIENCE)
+        .await
+        .unwrap();
     assert_ne!(image(&monitor).await, overlay.display().to_string());
     assert!(monitor.jobs().await.unwrap().is_empty());
 
@@ -174,7 +199,10 @@ async fn a_snapshot_is_taken_and_committed() {
     }
     let lower = Commit::new("commit1", "second").arg("top-node", "first");
     monitor.commit(lower, PATIENCE).await.unwrap();
-    assert_eq!(image(&monitor).await, file(&qemu, "second").display().to_string());
+    assert_eq!(
+        image(&monitor).await,
+        file(&qemu, "second").display().to_string()
+    );
 
     let unknown = Commit::new("commit2", "no-such-node");
     let error = monitor.commit(unknown, PATIENCE).await.unwrap_err();
@@ -186,12 +214,13 @@ async fn a_snapshot_is_taken_and_committed() {
 async fn a_mirror_is_ended_cancelled_and_completed() {
     let (qemu, monitor) = guest_with_disk().await;
     let source = image(&monitor).await;
-    let mirror = |job: &str| {
-        Mirror::to_file(job, "base", file(&qemu, job)).arg("format", "raw")
-    };
+    let mirror = |job: &str| Mirror::to_file(job, "base", file(&qemu, job)).arg("format", "raw");
     monitor.mirror(mirror("ended"), PATIENCE).await.unwrap();
     let jobs = monitor.jobs().await.unwrap();
-    assert_eq!((jobs[0].id.as_str(), &jobs[0].status), ("ended", &JobStatus::Ready));
+    assert_eq!(
+        (jobs[0].id.as_str(), &jobs[0].status),
+        ("ended", &JobStatus::Ready)
+    );
     assert!(monitor.block_jobs().await.unwrap()[0].ready);
     monitor.end_mirror("ended", PATIENCE).await.unwrap();
     let copy = fs::read(file(&qemu, "ended")).unwrap();
@@ -205,11 +234,20 @@ async fn a_mirror_is_ended_cancelled_and_completed() {
 
     monitor.mirror(mirror("completed"), PATIENCE).await.unwrap();
     monitor.complete_job("completed", PATIENCE).await.unwrap();
-    assert_eq!(image(&monitor).await, file(&qemu, "completed").display().to_string());
+    assert_eq!(
+        image(&monitor).await,
+        file(&qemu, "completed").display().to_string()
+    );
 
     for error in [
-        monitor.complete_job("no-such-job", PATIENCE).await.unwrap_err(),
-        monitor.cancel_job("no-such-job", PATIENCE).await.unwrap_err(),
+        monitor
+            .complete_job("no-such-job", PATIENCE)
+            .await
+            .unwrap_err(),
+        monitor
+            .cancel_job("no-such-job", PATIENCE)
+            .await
+            .unwrap_err(),
     ] {
         assert!(matches!(error, Error::Qmp(_)), "{error:?}");
     }

@@ -71,7 +71,10 @@ pub trait DomainExt: Monitor {
     fn supported_events(&self) -> impl Future<Output = Result<Vec<String>, Error>> + Send {
         async {
             let schema = self.schema().await?;
-            let mut names: Vec<String> = schema.events().map(|event| event.name().to_owned()).collect();
+            let mut names: Vec<String> = schema
+                .events()
+                .map(|event| event.name().to_owned())
+                .collect();
             names.sort_unstable();
             Ok(names)
         }
@@ -208,7 +211,10 @@ pub trait DomainExt: Monitor {
             let until = timeout.map(|timeout| (tokio::time::Instant::now(), timeout));
             let settled = ready_or_completed(&commit.job);
             let (_, how) = self.run_and_wait(commit.command, settled, timeout).await?;
-            if how.event().is_some_and(|event| event.name != "BLOCK_JOB_READY") {
+            if how
+                .event()
+                .is_some_and(|event| event.name != "BLOCK_JOB_READY")
+            {
                 return Ok(());
             }
             let left = until.map(|(start, timeout)| timeout.saturating_sub(start.elapsed()));
@@ -289,7 +295,9 @@ fn ready_or_completed(job: &str) -> Wait {
     let wanted = EventFilter::names(["BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED"]);
     Wait::event(wanted.when(is_of))
         .fails_on(ended.when(failed), move |event| {
-            told(event).error.unwrap_or_else(|| "it was cancelled".to_owned())
+            told(event)
+                .error
+                .unwrap_or_else(|| "it was cancelled".to_owned())
         })
         .called(format!("block job {job}"))
 }
