@@ -18,6 +18,7 @@ mod monitor;
 mod qmp;
 mod queue;
 mod rpc;
+mod wait;
 
 pub use config::{Config, Handshake};
 pub use domain::{Commit, DomainExt, Mirror, Snapshot};
@@ -32,3 +33,7 @@ pub use qmp::{
     Greeting, QmpError, Timestamp, Version,
 };
 pub use queue::Overflow;
+pub use wait::{
+    After, CallbackOptions, Callbacks, EventHandler, Found, History, HistoryEntry, Tray, Wait,
+    WaitExt, Waited,
+};

@@ -22,6 +22,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("inflight", &["error"]),
     ("connection", &["error", "inflight"]),
     ("monitor", &["error", "qmp", "queue"]),
+    ("wait", &["error", "qmp", "queue", "monitor"]),
     (
         "rpc",
         &[
