@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::packet::FrameError;
 use crate::protocol::rpc;
+use crate::qmp::schema::SchemaProblems;
 use crate::qmp::{CommandError, ErrorClass, Event, EventError, QmpError};
 use crate::xdr::{DecodeError, EncodeError};
 
@@ -492,6 +493,12 @@ impl From<LibvirtError> for Error {
 impl From<CommandError> for Error {
     fn from(error: CommandError) -> Self {
         Error::Command(error)
+    }
+}
+
+impl From<SchemaProblems> for Error {
+    fn from(problems: SchemaProblems) -> Self {
+        Error::Command(problems.into())
     }
 }
 

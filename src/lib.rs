@@ -27,10 +27,11 @@ pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase
 pub use libvirt::{Domain, DomainKey, Libvirt};
 pub use monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorExt, MonitorFuture, RunOptions,
+    SchemaCell,
 };
 pub use qmp::{
     Command, CommandError, ErrorClass, Event, EventDomain, EventError, EventFilter, FilterError,
-    Greeting, QmpError, Timestamp, Version,
+    Greeting, QmpError, Schema, Timestamp, Transaction, Version, schema,
 };
 pub use queue::Overflow;
 pub use wait::{

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::connection::Encoded;
 use crate::error::{EndCause, Error};
 use crate::libvirt::{DomainKey, Libvirt};
-use crate::monitor::{EventStream, Monitor, MonitorFuture};
+use crate::monitor::{EventStream, Monitor, MonitorFuture, SchemaCell};
 use crate::protocol::remote::{NonnullDomain, STRING_MAX};
 use crate::qmp::{CommandError, RawCommand};
 use crate::queue::EventQueue;
@@ -52,6 +52,7 @@ pub struct LibvirtRpc {
     disconnected: AtomicBool,
     /// The event streams that `disconnect` ends.
     streams: Mutex<Vec<Weak<EventQueue>>>,
+    schema: SchemaCell,
 }
 
 enum Session {
@@ -91,6 +92,7 @@ impl LibvirtRpc {
             turn: Arc::new(Semaphore::new(1)),
             disconnected: AtomicBool::new(false),
             streams: Mutex::default(),
+            schema: SchemaCell::new(),
         }
     }
 
@@ -227,6 +229,10 @@ impl Monitor for LibvirtRpc {
 
     fn events(&self) -> MonitorFuture<'_, EventStream> {
         Box::pin(self.subscribe())
+    }
+
+    fn schema_cell(&self) -> Option<&SchemaCell> {
+        Some(&self.schema)
     }
 }
 

@@ -1,13 +1,14 @@
-//! The methods that every monitor has, beyond those of the trait. Imports `super`, qmp and error.
+//! The methods that every monitor has, beyond those of the trait. Imports `super`, `schema`, qmp and error.
 
 use std::os::fd::BorrowedFd;
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
+use super::schema::schema_of;
 use super::{Monitor, MonitorFuture, RunOptions};
 use crate::error::Error;
-use crate::qmp::{self, Command, Version};
+use crate::qmp::{self, Command, Schema, Transaction, Version};
 
 /// What every [`Monitor`] can do beyond raw commands.
 pub trait MonitorExt: Monitor {
@@ -117,6 +118,57 @@ pub trait MonitorExt: Monitor {
     /// That of [`Monitor::run`].
     fn version(&self) -> impl Future<Output = Result<Version, Error>> + Send {
         self.execute(Command::new("query-version"))
+    }
+
+    /// What QEMU's commands, arguments and events are (`query-qmp-schema`). A monitor asks once and keeps the answer, in its
+    /// [`schema_cell`](Monitor::schema_cell); of several first callers one asks and the others wait. After a failure the
+    /// next call asks again.
+    ///
+    /// ```no_run
+    /// # async fn example(monitor: &dyn libvirt_qmp::Monitor) -> Result<(), libvirt_qmp::Error> {
+    /// use libvirt_qmp::{Command, MonitorExt};
+    ///
+    /// let command = Command::new("device_del").arg("id", "blk0");
+    /// for warning in monitor.schema().await?.check(&command)? {
+    ///     eprintln!("{warning}");
+    /// }
+    /// monitor.execute::<serde::de::IgnoredAny>(command).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Monitor::run`], and [`Error::Decode`] where the answer is no schema.
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`Monitor::run`]. Where others wait for the same answer, the next of them asks.
+    fn schema(&self) -> impl Future<Output = Result<Schema, Error>> + Send {
+        schema_of(self)
+    }
+
+    /// Runs a `transaction`: QEMU does all of its actions or none. Their names are looked up in the [`schema`](Self::schema)
+    /// before anything of it is sent, unless it is [`unchecked`](Transaction::unchecked).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Command`] with [`UnknownAction`](crate::CommandError::UnknownAction) where QEMU has no such action; those of
+    /// [`schema`](Self::schema) and of [`execute`](Self::execute). After [`Error::Qmp`] nothing has changed.
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`Monitor::run`].
+    fn transaction(
+        &self,
+        transaction: Transaction,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        async move {
+            let command = transaction.to_command()?;
+            if !transaction.is_unchecked() {
+                transaction.check_actions(&self.schema().await?)?;
+            }
+            self.execute::<IgnoredAny>(command).await.map(|_| ())
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The trait that every driver implements, and what is built on it alone. May import qmp, error and queue.
 //!
-//! `options` holds what a call or a stream can be told, `ext` the methods that come with every monitor.
+//! `options` holds what a call or a stream can be told, `ext` the methods that come with every monitor, `schema` the place
+//! where a monitor keeps its QEMU's schema.
 
 mod ext;
 mod options;
+mod schema;
 
 use std::fmt;
 use std::pin::Pin;
@@ -17,6 +19,7 @@ use crate::qmp::{Event, EventFilter};
 
 pub use ext::MonitorExt;
 pub use options::{AgentTimeout, EventOptions, RunOptions};
+pub use schema::SchemaCell;
 
 /// What a [`Monitor`]'s methods return: a boxed future, so that the trait can be used as an object.
 pub type MonitorFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -155,6 +158,12 @@ pub trait Monitor: Send + Sync {
             "this driver does not reach the guest agent".to_owned(),
         ))))
     }
+
+    /// Where the driver keeps QEMU's schema for [`MonitorExt::schema`]. One that has no place for it, as by default, asks
+    /// QEMU anew for every call of that.
+    fn schema_cell(&self) -> Option<&SchemaCell> {
+        None
+    }
 }
 
 /// Events of a monitor, in the order they came.
@@ -253,6 +262,10 @@ impl<M: Monitor + ?Sized> Monitor for Box<M> {
     fn agent<'a>(&'a self, command: &'a [u8], timeout: AgentTimeout) -> MonitorFuture<'a, Bytes> {
         (**self).agent(command, timeout)
     }
+
+    fn schema_cell(&self) -> Option<&SchemaCell> {
+        (**self).schema_cell()
+    }
 }
 
 impl<M: Monitor + ?Sized> Monitor for std::sync::Arc<M> {
@@ -287,6 +300,10 @@ impl<M: Monitor + ?Sized> Monitor for std::sync::Arc<M> {
     fn agent<'a>(&'a self, command: &'a [u8], timeout: AgentTimeout) -> MonitorFuture<'a, Bytes> {
         (**self).agent(command, timeout)
     }
+
+    fn schema_cell(&self) -> Option<&SchemaCell> {
+        (**self).schema_cell()
+    }
 }
 
 impl<M: Monitor + ?Sized> Monitor for &M {
@@ -320,5 +337,9 @@ impl<M: Monitor + ?Sized> Monitor for &M {
 
     fn agent<'a>(&'a self, command: &'a [u8], timeout: AgentTimeout) -> MonitorFuture<'a, Bytes> {
         (**self).agent(command, timeout)
+    }
+
+    fn schema_cell(&self) -> Option<&SchemaCell> {
+        (**self).schema_cell()
     }
 }

@@ -1,5 +1,5 @@
 //! Commands: `Command` builds one, `RawCommand` checks one that comes as text and puts another id into it. Imports
-//! `json`, `lex` and the limit in `mod`.
+//! `json`, `lex`, the limit in `mod`, and the problems of `schema` for its error.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::MAX_MESSAGE;
 use super::json::{self, Field, JsonError};
 use super::lex;
+use super::schema::SchemaProblems;
 
 /// JSON tokens that QEMU takes in one command (`MAX_TOKEN_COUNT`).
 const MAX_TOKENS: usize = 2 << 20;
@@ -282,6 +283,23 @@ pub enum CommandError {
         /// The member.
         member: &'static str,
     },
+    /// QEMU has no such action of `transaction`.
+    #[error("QEMU has no transaction action `{action}`, only {}", .known.join(", "))]
+    UnknownAction {
+        /// The action's name.
+        action: String,
+        /// Those that it has.
+        known: Vec<String>,
+    },
+    /// QEMU would refuse it, by its own schema.
+    #[error(transparent)]
+    Schema(SchemaProblems),
+}
+
+impl From<SchemaProblems> for CommandError {
+    fn from(problems: SchemaProblems) -> Self {
+        Self::Schema(problems)
+    }
 }
 
 impl From<JsonError> for CommandError {

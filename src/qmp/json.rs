@@ -179,7 +179,7 @@ pub(crate) fn string(value: &[u8]) -> Option<Cow<'_, str>> {
 }
 
 /// Decodes the body of a string that was checked before. Were it not valid after all, it comes back as written.
-fn decode(body: &[u8]) -> Cow<'_, str> {
+pub(crate) fn decode(body: &[u8]) -> Cow<'_, str> {
     if memchr::memchr(b'\\', body).is_none() {
         return String::from_utf8_lossy(body);
     }

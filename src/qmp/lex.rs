@@ -240,7 +240,7 @@ pub(crate) fn write_compact(out: &mut impl BufMut, text: &[u8]) {
 }
 
 /// The end of the string whose opening quote stands at `open`; the end of `text` if it has none.
-fn string_end(text: &[u8], open: usize) -> usize {
+pub(crate) fn string_end(text: &[u8], open: usize) -> usize {
     let mut pos = open + 1;
     loop {
         pos = string_stop(text, pos);

@@ -12,14 +12,19 @@ mod frame;
 mod json;
 mod lex;
 mod reply;
+pub mod schema;
+mod transaction;
 mod version;
 
-use serde::de::{DeserializeOwned, Error as _};
+use serde::Deserialize;
+use serde::de::Error as _;
 
 pub use command::{Command, CommandError};
 pub use error::{ErrorClass, QmpError};
 pub use event::{Event, EventDomain, EventError, Timestamp};
 pub use filter::{EventFilter, FilterError};
+pub use schema::Schema;
+pub use transaction::Transaction;
 pub use version::{Greeting, Version};
 
 pub(crate) use command::RawCommand;
@@ -31,7 +36,7 @@ pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 
 /// Decodes one JSON text, nested up to [`lex::MAX_DEPTH`] levels. serde_json by itself gives up at 128, and QEMU echoes an
 /// `id` of 1023.
-pub(crate) fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+pub(crate) fn from_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, serde_json::Error> {
     if !lex::within_depth(text) {
         return Err(serde_json::Error::custom(json::TOO_DEEP));
     }

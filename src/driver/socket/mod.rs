@@ -18,7 +18,7 @@ use super::{Link, finish, refuse_oob};
 use crate::config::Config;
 use crate::connection::{deadline, sleep_until};
 use crate::error::{Error, Phase};
-use crate::monitor::{EventStream, Monitor, MonitorFuture};
+use crate::monitor::{EventStream, Monitor, MonitorFuture, SchemaCell};
 use crate::qmp::{Greeting, RawCommand};
 use session::{Ids, Session, silent};
 
@@ -59,6 +59,7 @@ pub struct SocketMonitor {
     link: Link<Arc<Session>>,
     config: Config,
     ids: Arc<Ids>,
+    schema: SchemaCell,
 }
 
 impl SocketMonitor {
@@ -79,6 +80,7 @@ impl SocketMonitor {
             link: Link::new(conn),
             config,
             ids: Arc::new(Ids::new()),
+            schema: SchemaCell::new(),
         }
     }
 
@@ -179,6 +181,10 @@ impl Monitor for SocketMonitor {
 
     fn events(&self) -> MonitorFuture<'_, EventStream> {
         Box::pin(self.subscribe())
+    }
+
+    fn schema_cell(&self) -> Option<&SchemaCell> {
+        Some(&self.schema)
     }
 }
 
