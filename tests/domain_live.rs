@@ -132,7 +132,7 @@ async fn what_a_guest_is_told() {
     for name in ["STOP", "RESUME", "RESET", "POWERDOWN"] {
         let after = libvirt_qmp::After::Seq(mark);
         let found = history.get_events(name, after, PATIENCE).await.unwrap();
-        mark = found.entries[0].seq;
+        mark = found.events[0].seq;
     }
     monitor.quit().await.unwrap();
     qemu.wait_ended();

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and what it may import, bottom first. A layer lists only what stands above it in this table.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: &[(&str, &[&str])] = &[
     ("xdr", &[]),
     ("qmp", &[]),
     ("types", &[]),
@@ -23,6 +23,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("connection", &["error", "inflight"]),
     ("monitor", &["error", "qmp", "queue"]),
     ("wait", &["error", "qmp", "queue", "monitor"]),
+    ("domain", &["types", "error", "qmp", "monitor", "wait"]),
     (
         "rpc",
         &[
