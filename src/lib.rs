@@ -7,10 +7,12 @@ pub mod protocol;
 pub mod replay;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod types;
 pub mod xdr;
 
 mod config;
 mod connection;
+mod domain;
 mod driver;
 mod error;
 mod hypervisor;
@@ -24,6 +26,7 @@ mod transport;
 mod wait;
 
 pub use config::{Config, Handshake};
+pub use domain::{Commit, DomainExt, Mirror, Snapshot};
 #[cfg(feature = "libvirt-c")]
 pub use driver::LibvirtC;
 pub use driver::{GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor};

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("xdr", &[]),
     ("qmp", &[]),
+    ("types", &[]),
     ("config", &[]),
     ("transport", &[]),
     ("protocol", &["xdr"]),
@@ -23,6 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("connection", &["error", "inflight", "transport"]),
     ("monitor", &["error", "qmp", "queue"]),
     ("wait", &["error", "qmp", "queue", "monitor"]),
+    ("domain", &["types", "error", "qmp", "monitor", "wait"]),
     (
         "rpc",
         &[
