@@ -4,6 +4,8 @@
 pub mod packet;
 pub mod protocol;
 pub mod replay;
+#[cfg(feature = "typed")]
+pub mod typed;
 pub mod types;
 pub mod xdr;
 

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and what it may import, bottom first. A layer lists only what stands above it in this table.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("xdr", &[]),
     ("qmp", &[]),
     ("types", &[]),
@@ -22,6 +22,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("inflight", &["error"]),
     ("connection", &["error", "inflight"]),
     ("monitor", &["error", "qmp", "queue"]),
+    ("typed", &["types", "qmp", "error", "monitor"]),
     (
         "rpc",
         &[
