@@ -143,6 +143,8 @@ object! {
         pub node_name: Option<String> = "node-name",
         /// What is done with discards; else they are ignored.
         pub discard: Option<Discard> = "discard",
+        /// How it is cached on the host.
+        pub cache: Option<BlockdevCache> = "cache",
         /// Whether QEMU may use it at once. QEMU 10.0 takes it, 7.2 does not.
         pub active: Option<bool> = "active",
         /// Whether it is read-only.
@@ -153,6 +155,25 @@ object! {
         pub force_share: Option<bool> = "force-share",
         /// What is done with writes of zeros.
         pub detect_zeroes: Option<DetectZeroes> = "detect-zeroes",
+    }
+
+    /// How a node is to be cached on the host.
+    pub struct BlockdevCache {
+        /// Whether the host's cache is not used.
+        pub direct: Option<bool> = "direct",
+        /// Whether flushes are ignored.
+        pub no_flush: Option<bool> = "no-flush",
+    }
+}
+
+impl BlockdevCache {
+    /// Whether the host's cache is not used, and whether flushes are ignored.
+    pub fn new(direct: bool, no_flush: bool) -> Self {
+        BlockdevCache {
+            direct: Some(direct),
+            no_flush: Some(no_flush),
+            ..BlockdevCache::default()
+        }
     }
 }
 
@@ -213,6 +234,8 @@ impl BlockdevOptions {
         node_name: String,
         /// What is done with discards.
         discard: Discard,
+        /// How it is cached on the host.
+        cache: BlockdevCache,
         /// Whether QEMU may use it at once.
         active: bool,
         /// Whether it is read-only.

@@ -52,6 +52,9 @@ mod machine;
 mod macros;
 mod migration;
 
+#[cfg(test)]
+mod facts;
+
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -61,9 +64,9 @@ use crate::qmp::Command;
 
 pub use block::{
     BlockDirtyBitmapAdd, BlockDirtyBitmapClear, BlockDirtyBitmapDisable, BlockDirtyBitmapEnable,
-    BlockDirtyBitmapRemove, BlockResize, BlockSetWriteThreshold, BlockdevAdd, BlockdevDel,
-    BlockdevOptions, BlockdevSnapshot, BlockdevSnapshotSync, Discard, NewImageMode, QueryBlock,
-    QueryBlockstats, QueryNamedBlockNodes,
+    BlockDirtyBitmapRemove, BlockResize, BlockSetWriteThreshold, BlockdevAdd, BlockdevCache,
+    BlockdevDel, BlockdevOptions, BlockdevSnapshot, BlockdevSnapshotSync, Discard, NewImageMode,
+    QueryBlock, QueryBlockstats, QueryNamedBlockNodes,
 };
 pub use devices::{
     BlockdevChangeMedium, BlockdevCloseTray, BlockdevInsertMedium, BlockdevOpenTray,
