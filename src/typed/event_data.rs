@@ -340,7 +340,7 @@ object! {
         /// Its id, if it has one.
         pub id: Option<String> = "id",
         /// The size in bytes.
-        pub size: u64 = "size",
+        pub size: i64 = "size",
         /// Its path in the tree of objects.
         pub qom_path: String = "qom-path",
     }

@@ -64,10 +64,9 @@ macro_rules! commands {
 
             #[cfg(test)]
             pub(in crate::typed) fn kind() -> $crate::types::wire::Kind {
-                use $crate::types::wire::Wire as _;
                 $crate::types::wire::Kind::Object(vec![
-                    $(($required_wire, Box::new(|| <$required_type>::default().kind())),)*
-                    $(($optional_wire, Box::new(|| Option::<$optional_type>::default().kind())),)*
+                    $(($required_wire, Box::new(|| $crate::types::wire::Wire::kind(&<$required_type>::default()))),)*
+                    $(($optional_wire, Box::new(|| $crate::types::wire::Wire::kind(&Option::<$optional_type>::default()))),)*
                 ])
             }
         }
