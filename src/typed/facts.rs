@@ -3,13 +3,12 @@
 
 #[path = "../../tests/typed/table.rs"]
 #[expect(dead_code, reason = "only the live test writes the table")]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod table;
 
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::types::wire::{Kind, Wire as _};
+use crate::types::wire::{Kind, KindOf, Wire as _};
 use table::{ABSENT, Node, Table};
 
 /// Members of unions that the table leaves out, because there are so many variants.
@@ -234,7 +233,8 @@ fn a_difference_is_found() {
         ]
     };
     assert_eq!(check(good()), [""; 0]);
-    let cases: [(usize, fn() -> Kind, &str); 5] = [
+    type Case = (usize, fn() -> Kind, &'static str);
+    let cases: [Case; 5] = [
         (0, || 0_i64.kind(), "x.a: required, and may be missing"),
         (0, || Some(false).kind(), "x.a: bool, not int"),
         (
@@ -306,9 +306,7 @@ fn check_kind(what: &str, kind: Kind, node: &Node, problems: &mut Vec<String>) {
     }
 }
 
-type Members = Vec<(&'static str, Box<dyn FnOnce() -> Kind>)>;
-
-fn check_members(what: &str, members: Members, node: &Node, problems: &mut Vec<String>) {
+fn check_members(what: &str, members: Vec<KindOf>, node: &Node, problems: &mut Vec<String>) {
     let root = what.split(['.', '[']).next().unwrap_or_default();
     let mut left: BTreeSet<&str> = node.children.keys().map(String::as_str).collect();
     for (name, kind) in members {

@@ -39,9 +39,12 @@ pub(crate) enum Kind {
     Names(&'static [&'static str]),
     Optional(Box<Kind>),
     Array(Box<Kind>),
-    /// Each member with the way to its kind: a type may contain itself.
-    Object(Vec<(&'static str, Box<dyn FnOnce() -> Kind>)>),
+    Object(Vec<KindOf>),
 }
+
+/// A member's name with the way to its kind: a type may contain itself.
+#[cfg(all(test, feature = "typed"))]
+pub(crate) type KindOf = (&'static str, Box<dyn FnOnce() -> Kind>);
 
 /// Why a JSON value is not what it should be.
 #[derive(Debug)]
@@ -406,6 +409,7 @@ macro_rules! names {
 pub(crate) use {names, object, serde_by_wire, wire_object};
 
 #[cfg(test)]
+#[expect(unreachable_pub, reason = "the macros declare public types")]
 mod tests {
     use serde_json::json;
 

@@ -1,6 +1,6 @@
 //! What the types read and write: all that the table of facts allows, what is new, and what is wrong.
 
-use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -327,14 +327,17 @@ fn an_event_with_data_nested_too_deep_is_kept() {
 /// A monitor that answers every command with the same text and keeps what it was sent.
 struct Canned {
     reply: String,
-    sent: Arc<std::sync::Mutex<Vec<(String, Option<Option<Duration>>)>>>,
+    sent: Mutex<Vec<Sent>>,
 }
+
+/// A command and its own deadline.
+type Sent = (String, Option<Option<Duration>>);
 
 impl Canned {
     fn new(value: &str) -> Self {
         Canned {
             reply: format!(r#"{{"return": {value}}}"#),
-            sent: Arc::default(),
+            sent: Mutex::default(),
         }
     }
 }

@@ -20,21 +20,24 @@ const MOST_VARIANTS: usize = 8;
 const MOST_VALUES: usize = 20;
 
 /// A member, or an array's element (`[]`), or an enum's value (`=value`), or a whole command.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
     /// For each version: `-`, or the kind with a `?` after it where the member may be missing.
     pub(crate) kinds: [String; 2],
     pub(crate) children: BTreeMap<String, Node>,
 }
 
-impl Node {
-    fn new() -> Self {
+/// Something that is in neither version yet.
+impl Default for Node {
+    fn default() -> Self {
         Node {
             kinds: [ABSENT.to_owned(), ABSENT.to_owned()],
             children: BTreeMap::new(),
         }
     }
+}
 
+impl Node {
     /// Forgets one column, here and below.
     fn clear(&mut self, column: usize) {
         self.kinds[column] = ABSENT.to_owned();
@@ -47,10 +50,7 @@ impl Node {
     fn fill(&mut self, column: usize, facts: Facts) {
         self.kinds[column] = facts.kind;
         for (name, facts) in facts.children {
-            self.children
-                .entry(name)
-                .or_insert_with(Node::new)
-                .fill(column, facts);
+            self.children.entry(name).or_default().fill(column, facts);
         }
     }
 
@@ -67,7 +67,7 @@ pub(crate) type Table = BTreeMap<String, Node>;
 
 /// Reads the table: two blanks of indentation for each level.
 pub(crate) fn parse(text: &str) -> Table {
-    let mut root = Node::new();
+    let mut root = Node::default();
     let mut path: Vec<String> = Vec::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         if line.trim().is_empty() {
@@ -80,7 +80,7 @@ pub(crate) fn parse(text: &str) -> Table {
         path.push(words.join(" "));
         let mut node = &mut root;
         for name in &path {
-            node = node.children.entry(name.clone()).or_insert_with(Node::new);
+            node = node.children.entry(name.clone()).or_default();
         }
         node.kinds = [kinds[0].to_owned(), kinds[1].to_owned()];
     }
