@@ -7,6 +7,8 @@ pub mod protocol;
 pub mod replay;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "typed")]
+pub mod typed;
 pub mod types;
 pub mod xdr;
 

@@ -25,6 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("monitor", &["error", "qmp", "queue"]),
     ("wait", &["error", "qmp", "queue", "monitor"]),
     ("domain", &["types", "error", "qmp", "monitor", "wait"]),
+    ("typed", &["types", "qmp", "error", "monitor"]),
     (
         "rpc",
         &[

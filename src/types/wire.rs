@@ -22,21 +22,29 @@ pub(crate) trait Wire: fmt::Debug {
         false
     }
 
+    /// Whether `null` is a value like others. Elsewhere it means that a member is missing.
+    fn may_be_null(&self) -> bool {
+        false
+    }
+
     /// What the schema would call it.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "typed"))]
     fn kind(&self) -> Kind;
 }
 
 /// A struct or an enum in the eyes of the tests that compare it with QEMU's schema.
-#[cfg(test)]
+#[cfg(all(test, feature = "typed"))]
 pub(crate) enum Kind {
     Scalar(&'static str),
     Names(&'static [&'static str]),
     Optional(Box<Kind>),
     Array(Box<Kind>),
-    /// Each member with the way to its kind: a type may contain itself.
-    Object(Vec<(&'static str, Box<dyn FnOnce() -> Kind>)>),
+    Object(Vec<KindOf>),
 }
+
+/// A member's name with the way to its kind: a type may contain itself.
+#[cfg(all(test, feature = "typed"))]
+pub(crate) type KindOf = (&'static str, Box<dyn FnOnce() -> Kind>);
 
 /// Why a JSON value is not what it should be.
 #[derive(Debug)]
@@ -127,7 +135,7 @@ macro_rules! scalar {
                 Some($write)
             }
 
-            #[cfg(test)]
+            #[cfg(all(test, feature = "typed"))]
             fn kind(&self) -> Kind {
                 Kind::Scalar($kind)
             }
@@ -156,7 +164,11 @@ impl Wire for Value {
         Some(self.clone())
     }
 
-    #[cfg(test)]
+    fn may_be_null(&self) -> bool {
+        true
+    }
+
+    #[cfg(all(test, feature = "typed"))]
     fn kind(&self) -> Kind {
         Kind::Scalar("any")
     }
@@ -176,10 +188,13 @@ fn number(value: f64) -> Value {
 
 impl<T: Wire + Default> Wire for Option<T> {
     fn read(&mut self, value: Value) -> Result<(), Fault> {
-        *self = None;
-        if !value.is_null() {
-            self.insert(T::default()).read(value)?;
-        }
+        let mut read = T::default();
+        *self = if value.is_null() && !read.may_be_null() {
+            None
+        } else {
+            read.read(value)?;
+            Some(read)
+        };
         Ok(())
     }
 
@@ -191,7 +206,7 @@ impl<T: Wire + Default> Wire for Option<T> {
         true
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "typed"))]
     fn kind(&self) -> Kind {
         Kind::Optional(Box::new(T::default().kind()))
     }
@@ -217,7 +232,7 @@ impl<T: Wire + Default> Wire for Vec<T> {
         Some(self.iter().filter_map(Wire::write).collect())
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "typed"))]
     fn kind(&self) -> Kind {
         Kind::Array(Box::new(T::default().kind()))
     }
@@ -232,7 +247,7 @@ impl<T: Wire> Wire for Box<T> {
         (**self).write()
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "typed"))]
     fn kind(&self) -> Kind {
         (**self).kind()
     }
@@ -277,10 +292,10 @@ macro_rules! wire_object {
                 $crate::types::wire::write_object(&[$(($wire, &self.$field)),*], &self.other)
             }
 
-            #[cfg(test)]
+            #[cfg(all(test, feature = "typed"))]
             fn kind(&self) -> $crate::types::wire::Kind {
                 $crate::types::wire::Kind::Object(vec![
-                    $(($wire, Box::new(|| <$type>::default().kind()))),*
+                    $(($wire, Box::new(|| $crate::types::wire::Wire::kind(&<$type>::default())))),*
                 ])
             }
         }
@@ -382,7 +397,7 @@ macro_rules! names {
                 Some(::serde_json::Value::from(self.as_str()))
             }
 
-            #[cfg(test)]
+            #[cfg(all(test, feature = "typed"))]
             fn kind(&self) -> $crate::types::wire::Kind {
                 $crate::types::wire::Kind::Names(Self::KNOWN)
             }
@@ -392,3 +407,127 @@ macro_rules! names {
 }
 
 pub(crate) use {names, object, serde_by_wire, wire_object};
+
+#[cfg(test)]
+#[expect(unreachable_pub, reason = "the macros declare public types")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    object! {
+        /// For the tests.
+        pub struct Inner {
+            /// A number.
+            pub n: i64 = "n-1",
+        }
+
+        /// For the tests.
+        pub struct Outer {
+            /// Each of them.
+            pub list: Vec<Inner> = "list",
+            /// May be missing.
+            pub maybe: Option<Inner> = "maybe",
+            /// A floating point number.
+            pub rate: f64 = "rate",
+            /// An unsigned number.
+            pub bits: u64 = "bits",
+            /// A name.
+            pub name: Colour = "name",
+        }
+    }
+
+    names! {
+        /// For the tests.
+        pub enum Colour {
+            /// Red.
+            Red = "red",
+        }
+    }
+
+    fn sample() -> Value {
+        json!({"list": [{"n-1": 1}, {"n-1": i64::MIN, "x": [null]}], "rate": 0.5, "bits": u64::MAX, "name": "red",
+            "new": {"deep": [1]}})
+    }
+
+    #[test]
+    fn what_came_is_what_is_written() {
+        let outer: Outer = serde_json::from_value(sample()).unwrap();
+        assert_eq!(outer.list[1].n, i64::MIN);
+        assert_eq!((outer.bits, outer.rate), (u64::MAX, 0.5));
+        assert_eq!(outer.name, Colour::Red);
+        assert_eq!(outer.other["new"], json!({"deep": [1]}));
+        assert_eq!(serde_json::to_value(&outer).unwrap(), sample());
+        let mut with = sample();
+        with["maybe"] = json!({"n-1": 2});
+        with["name"] = json!("infrared");
+        let outer: Outer = serde_json::from_value(with.clone()).unwrap();
+        assert_eq!(outer.name, Colour::Other("infrared".to_owned()));
+        assert_eq!(serde_json::to_value(outer).unwrap(), with);
+    }
+
+    #[test]
+    fn numbers_are_exact_and_whole_ones_have_no_point() {
+        for (number, text) in [
+            (0.0, "0"),
+            (-0.0, "-0.0"),
+            (-3.0, "-3"),
+            (0.1, "0.1"),
+            (9_007_199_254_740_993.0, "9007199254740992"),
+            (1e300, "1e+300"),
+            (f64::NAN, "null"),
+        ] {
+            assert_eq!(super::number(number).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_error_says_where() {
+        for (pointer, value, error) in [
+            (
+                "/list/1/n-1",
+                json!(1.0),
+                "member `list[1].n-1`: expected an integer of 64 bits",
+            ),
+            (
+                "/list/0/n-1",
+                json!(u64::MAX),
+                "member `list[0].n-1`: expected an integer of 64 bits",
+            ),
+            ("/list/0", json!([]), "member `list[0]`: expected an object"),
+            ("/list", json!({}), "member `list`: expected an array"),
+            ("/list/0", json!({}), "member `list[0].n-1`: is missing"),
+            (
+                "/bits",
+                json!(-1),
+                "member `bits`: expected an unsigned integer of 64 bits",
+            ),
+            ("/rate", json!("1"), "member `rate`: expected a number"),
+            ("/name", json!(null), "member `name`: expected a string"),
+            ("", json!(3), "expected an object"),
+        ] {
+            let mut damaged = sample();
+            *damaged.pointer_mut(pointer).unwrap() = value;
+            let found = serde_json::from_value::<Outer>(damaged).unwrap_err();
+            assert_eq!(found.to_string(), error);
+        }
+    }
+
+    #[test]
+    fn a_member_wins_over_another_of_its_name() {
+        let mut inner = Inner {
+            n: 1,
+            ..Inner::default()
+        };
+        inner.other.insert("n-1".to_owned(), json!("other"));
+        assert_eq!(serde_json::to_value(inner).unwrap(), json!({"n-1": 1}));
+    }
+
+    #[test]
+    fn names_go_both_ways() {
+        assert_eq!("red".parse::<Colour>().unwrap(), Colour::Red);
+        assert_eq!(Colour::from("blue").to_string(), "blue");
+        assert_eq!(Colour::KNOWN, ["red"]);
+        assert_eq!(Colour::default().as_str(), "");
+    }
+}
