@@ -136,6 +136,34 @@ fn monitors_are_objects_and_the_async_crate_is_within_reach() {
 }
 
 #[test]
+fn qemu_may_come_to_us_and_leave_a_descriptor() {
+    let addr = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = SocketMonitor::listen(addr).unwrap();
+    let late = listener.accept(Duration::from_millis(1)).unwrap_err();
+    assert!(late.is_timeout(), "{late}");
+    assert!(
+        listener
+            .local_addr()
+            .to_string()
+            .starts_with("tcp:127.0.0.1:")
+    );
+
+    let qemu = FakeQemu::new();
+    let path = socket("fd");
+    on_the_runtime(|| qemu.listen_unix(&path)).unwrap();
+    let conn = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    SocketMonitor::from_fd(conn.into())
+        .unwrap()
+        .connect()
+        .unwrap();
+    let config = Config::new().oob(false);
+    SocketMonitor::unix_with_config(&path, config)
+        .unwrap()
+        .run(STATUS)
+        .unwrap();
+}
+
+#[test]
 fn events_are_an_iterator_that_ends() {
     let (qemu, monitor) = machine();
     let mut events = monitor.events().unwrap();

@@ -44,6 +44,7 @@ mod drivers;
 mod events;
 mod monitor;
 mod runtime;
+mod sockets;
 
 use std::fmt;
 
@@ -69,6 +70,12 @@ pub type SocketMonitor = Blocking<driver::SocketMonitor>;
 
 /// [`crate::Libvirt`], blocking.
 pub type Libvirt = Blocking<libvirt::Libvirt>;
+
+/// [`crate::QmpListener`], blocking.
+pub type QmpListener = Blocking<driver::QmpListener>;
+
+/// [`crate::GuestAgent`], blocking.
+pub type GuestAgent = Blocking<driver::GuestAgent>;
 
 impl<T> Blocking<T> {
     /// Wraps a thing of the async crate. It stays on the runtime that it is on.
