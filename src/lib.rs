@@ -18,7 +18,7 @@ mod queue;
 mod rpc;
 
 pub use config::{Config, Handshake};
-pub use driver::{LibvirtRpc, SocketMonitor};
+pub use driver::{LibvirtRpc, SocketMonitor, Virsh};
 pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
 pub use libvirt::{Domain, DomainKey, Libvirt};
 pub use monitor::{

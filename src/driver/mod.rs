@@ -1,8 +1,9 @@
-//! The ways to be a [`Monitor`](crate::Monitor): through libvirtd, and on QEMU's own socket. May import anything below.
+//! The ways to be a [`Monitor`](crate::Monitor): through libvirtd, by virsh, and on QEMU's own socket. May import anything below.
 
 mod fanout;
 mod libvirt_rpc;
 mod socket;
+mod virsh;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -18,6 +19,7 @@ use crate::qmp::{self, QmpError, RawCommand};
 
 pub use libvirt_rpc::LibvirtRpc;
 pub use socket::SocketMonitor;
+pub use virsh::Virsh;
 
 /// Any stream that a monitor can be reached by.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
