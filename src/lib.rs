@@ -31,7 +31,9 @@ pub use config::{Config, Handshake};
 pub use domain::{Commit, DomainExt, Mirror, Snapshot};
 #[cfg(feature = "libvirt-c")]
 pub use driver::LibvirtC;
-pub use driver::{GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor};
+pub use driver::{
+    GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor, Virsh,
+};
 pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
 pub use hypervisor::{DomainStatus, Hypervisor, HypervisorDomain, HypervisorVersion};
 pub use libvirt::{Domain, DomainKey, Libvirt};

@@ -26,7 +26,9 @@ use crate::config::Config;
 use crate::connection::deadline;
 use crate::error::{Error, Phase};
 use crate::libvirt::{Domain, DomainKey};
-use crate::monitor::{AgentTimeout, EventOptions, EventStream, Monitor, MonitorFuture, RunOptions};
+use crate::monitor::{
+    AgentTimeout, EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell,
+};
 use crate::protocol::remote::STRING_MAX;
 use crate::qmp::{CommandError, RawCommand};
 use crate::queue::QueueOptions;
@@ -73,6 +75,7 @@ pub struct LibvirtC {
     commands: OnceCell<Lane<Arc<DomainRef>>>,
     /// The thread for commands of the guest agent, once there was one.
     agent: OnceCell<Lane<Arc<DomainRef>>>,
+    schema: SchemaCell,
 }
 
 enum State {
@@ -103,6 +106,7 @@ impl LibvirtC {
             state: Mutex::new(State::Unused),
             commands: OnceCell::new(),
             agent: OnceCell::new(),
+            schema: SchemaCell::new(),
         }
     }
 
@@ -307,6 +311,10 @@ impl Monitor for LibvirtC {
 
     fn agent<'a>(&'a self, command: &'a [u8], timeout: AgentTimeout) -> MonitorFuture<'a, Bytes> {
         Box::pin(self.run_agent(command, timeout))
+    }
+
+    fn schema_cell(&self) -> Option<&SchemaCell> {
+        Some(&self.schema)
     }
 }
 
