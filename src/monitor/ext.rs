@@ -12,7 +12,8 @@ use crate::qmp::{self, Command, Schema, Transaction, Version};
 
 /// What every [`Monitor`] can do beyond raw commands.
 pub trait MonitorExt: Monitor {
-    /// Runs a command and decodes what it returns.
+    /// Runs a command and decodes what it returns, nested up to 512 levels. What is deeper is there as text, by
+    /// [`Monitor::run`].
     ///
     /// ```no_run
     /// # async fn example(monitor: &dyn libvirt_qmp::Monitor) -> Result<(), libvirt_qmp::Error> {

@@ -7,13 +7,16 @@ use bytes::BufMut;
 /// deepest value QEMU can be made to echo.
 pub(crate) const MAX_DEPTH: usize = 1024;
 
-/// Whether no more than [`MAX_DEPTH`] containers are ever open at once. As far as `text` is valid JSON the answer is
+/// Whether no more than `limit` containers are ever open at once. As far as `text` is valid JSON the answer is
 /// exact; a parser that stops at the first error never gets beyond that point.
-pub(crate) fn within_depth(text: &[u8]) -> bool {
-    if text.len() <= MAX_DEPTH {
+pub(crate) fn within_depth(text: &[u8], limit: usize) -> bool {
+    if text.len() <= limit {
         return true;
     }
-    let mut walker = Walker::default();
+    let mut walker = Walker {
+        limit,
+        ..Walker::default()
+    };
     let mut pos = 0;
     loop {
         match walker.walk(text, &mut pos) {
@@ -25,15 +28,26 @@ pub(crate) fn within_depth(text: &[u8]) -> bool {
 }
 
 /// Follows strings and brackets and checks nothing else; can stop at any byte and go on later.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Walker {
     depth: usize,
+    /// Containers that may be open at once.
+    limit: usize,
     inside: Inside,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+impl Default for Walker {
+    fn default() -> Self {
+        Walker {
+            depth: 0,
+            limit: MAX_DEPTH,
+            inside: Inside::Structure,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
 enum Inside {
-    #[default]
     Structure,
     String,
     /// After a backslash. Only the next byte matters: the digits of a `\u` need no care.
@@ -47,7 +61,7 @@ pub(crate) enum Walk {
     Closed,
     /// At the end of the bytes given.
     More,
-    /// After the bracket that opens level [`MAX_DEPTH`] + 1.
+    /// After the bracket that opens one container too many.
     TooDeep,
 }
 
@@ -71,7 +85,7 @@ impl Walker {
                         b'"' => self.inside = Inside::String,
                         b'{' | b'[' => {
                             self.depth += 1;
-                            if self.depth > MAX_DEPTH {
+                            if self.depth > self.limit {
                                 break Walk::TooDeep;
                             }
                         }
@@ -338,7 +352,7 @@ mod tests {
 
         #[test]
         fn arbitrary_bytes_never_panic(text in prop::collection::vec(any::<u8>(), 0..100)) {
-            let _ = within_depth(&text.repeat(20));
+            let _ = within_depth(&text.repeat(20), MAX_DEPTH);
             write_compact(&mut Vec::new(), &text);
             let _ = string_stop(&text, text.len() / 2);
         }
