@@ -220,6 +220,16 @@ async fn text_and_numbers_survive() {
         Err(Error::Qmp(error)) => assert!(error.desc.contains("/é\u{1f600}"), "{}", error.desc),
         other => panic!("{other:?}"),
     }
+    // P6: numbers are sent as they are given; QEMU tells an integer from what only looks like one.
+    for size in ["1.0", r#""1""#, "9223372036854775808"] {
+        let read = format!(
+            r#"{{"execute":"ringbuf-read","arguments":{{"device":"ring","size":{size}}}}}"#
+        );
+        match run(&monitor, read).await {
+            Err(Error::Qmp(error)) => assert!(error.desc.contains("integer"), "{size}: {error}"),
+            other => panic!("{size}: {other:?}"),
+        }
+    }
     // P6: integers stay integers, up to the last.
     let set = |value: u64| {
         Command::new("object-add")
