@@ -22,7 +22,9 @@ mod transport;
 pub use config::{Config, Handshake};
 #[cfg(feature = "libvirt-c")]
 pub use driver::LibvirtC;
-pub use driver::{GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor};
+pub use driver::{
+    GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor, Virsh,
+};
 pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
 pub use hypervisor::{DomainStatus, Hypervisor, HypervisorDomain, HypervisorVersion};
 pub use libvirt::{Domain, DomainKey, Libvirt};

@@ -1,5 +1,5 @@
-//! The ways to be a [`Monitor`](crate::Monitor): through libvirtd, and on QEMU's own socket; and the guest agent on its own.
-//! May import anything below.
+//! The ways to be a [`Monitor`](crate::Monitor): through libvirtd, by virsh, by libvirt's C library, and on QEMU's own socket;
+//! and the guest agent on its own. May import anything below.
 
 mod fanout;
 mod guest_agent;
@@ -7,6 +7,7 @@ mod guest_agent;
 pub(crate) mod libvirt_c;
 mod libvirt_rpc;
 mod socket;
+mod virsh;
 
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -27,6 +28,7 @@ pub use guest_agent::GuestAgent;
 pub use libvirt_c::LibvirtC;
 pub use libvirt_rpc::LibvirtRpc;
 pub use socket::{QmpAddress, QmpAddressError, QmpListener, SocketMonitor};
+pub use virsh::Virsh;
 
 /// A stream, and the session that is made of it once.
 ///
