@@ -105,7 +105,7 @@ impl Config {
     }
 
     /// How long connecting may take: authentication and opening together, and then looking the domain up; for a QMP socket
-    /// the greeting and the negotiation of capabilities together. `None` waits for ever.
+    /// connecting it, and then the greeting and the negotiation of capabilities together. `None` waits for ever.
     pub fn connect_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.connect_timeout = timeout;
         self

@@ -314,7 +314,7 @@ async fn after_a_timeout_the_late_reply_is_discarded_and_the_connection_serves_o
     let call = run(&monitor, numbered(1));
     let late = peer.receive().await;
     let error = call.await.unwrap().unwrap_err();
-    let grace = Duration::from_micros(20) * u32::try_from(late.text.len()).unwrap();
+    let grace = Duration::from_micros(100) * u32::try_from(late.text.len()).unwrap();
     let after = Duration::from_secs(60) + grace;
     assert!(started.elapsed() - after < Duration::from_millis(2));
     assert!(
@@ -436,7 +436,7 @@ async fn a_long_command_has_more_time() {
     let error = monitor.execute::<Value>(command).await.unwrap_err();
     assert!(error.is_timeout());
     let elapsed = started.elapsed().as_millis();
-    assert!((21_000..21_010).contains(&elapsed), "{elapsed}");
+    assert!((101_000..101_010).contains(&elapsed), "{elapsed}");
 }
 
 /// A slot belongs to the command, not to its caller: what was given up still occupies QEMU.

@@ -87,6 +87,23 @@ async fn the_end_after_shutdown_is_a_clean_one() {
     }
 }
 
+/// P30: QEMU may go without answering the `quit` that it obeys. That is no success, and no certain failure either.
+#[tokio::test(start_paused = true)]
+async fn quit_without_a_reply_may_have_been_executed() {
+    let (monitor, mut peer) = QmpPeer::connected(Config::new()).await;
+    let monitor = Arc::new(monitor);
+    let mut events = monitor.events().await.unwrap();
+    let call = run(&monitor, r#"{"execute":"quit"}"#);
+    peer.expect("quit").await;
+    peer.event("SHUTDOWN").await;
+    drop(peer);
+    let error = call.await.unwrap().unwrap_err();
+    assert!(matches!(cause(&error), EndCause::PeerClosed));
+    assert!(error.maybe_executed());
+    assert_eq!(names(&mut events, 1).await, ["SHUTDOWN"]);
+    assert!(events.next().await.is_none());
+}
+
 /// A pipe whose end reads as an error of the system, as a socket's does where the peer left input unread.
 struct Resets(DuplexStream, io::ErrorKind);
 

@@ -14,6 +14,26 @@ use super::scratch::Scratch;
 /// The program.
 pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 
+/// What every QEMU here is.
+const MACHINE: &str = "-display none -nodefaults -no-user-config -machine pc -accel tcg -m 32";
+
+/// A QEMU of the same kind without any monitor, to be started by the test. Where it outlives the test process it is killed,
+/// as all that name the scratch directory.
+///
+/// # Panics
+/// When the program is missing.
+pub(crate) fn command(scratch: &Scratch) -> Command {
+    let Some(program) = find_program(PROGRAM) else {
+        panic!("the live tests need {PROGRAM}: run tests/run");
+    };
+    let mut command = Command::new(program);
+    command
+        .args(MACHINE.split(' '))
+        .arg("-pidfile")
+        .arg(scratch.path("pid"));
+    command
+}
+
 /// A running QEMU: machine `pc`, 32 MiB, no disk, translated code (no KVM), with a QMP monitor on a unix socket, one
 /// on TCP, and one that prints over several lines (`pretty=on`) on another unix socket. Nobody has connected to any of
 /// the three. Dropping it kills and reaps the process.
@@ -42,10 +62,7 @@ impl Qemu {
             |name: &str| format!("path={},server=on,wait=off", scratch.path(name).display());
         let process = Process::new(
             Command::new(program)
-                .args(
-                    "-display none -nodefaults -no-user-config -machine pc -accel tcg -m 32"
-                        .split(' '),
-                )
+                .args(MACHINE.split(' '))
                 .args([
                     "-qmp",
                     &format!("unix:{},server=on,wait=off", scratch.path("qmp").display()),

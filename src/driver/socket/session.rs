@@ -37,8 +37,9 @@ use crate::transport::{ReadHalf, Transport};
 /// QEMU queues so many commands before it stops reading (`QMP_REQ_QUEUE_LEN_MAX`).
 const MAX_IN_FLIGHT: usize = 8;
 
-/// QEMU reads a command byte by byte, at about 2.4 µs each where the machine is idle: a call's deadline grows with its size.
-const PER_BYTE: Duration = Duration::from_micros(20);
+/// QEMU reads a command byte by byte, at about 2.4 µs each where the machine is idle and 20 where it is
+/// busy: a call's deadline grows with its size.
+const PER_BYTE: Duration = Duration::from_micros(100);
 
 /// After so many messages the reader lets the other parts of the task, and other tasks, run.
 const MESSAGES_PER_TURN: u32 = 64;

@@ -1,4 +1,5 @@
 //! The monitor on QEMU's own socket, against a real QEMU. The rows P1 to P31 are facts about QEMU that each test relies on.
+//! Here are commands, events and ends; the modules have out-of-band commands, descriptors and the ways to QEMU.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -6,7 +7,12 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod files;
+mod oob;
+mod ways;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +30,7 @@ use tokio::time::timeout;
 use support::qemu::Qemu;
 
 /// More than anything here takes.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 const STATUS: &str = r#"{"execute":"query-status"}"#;
 
@@ -214,6 +220,16 @@ async fn text_and_numbers_survive() {
         Err(Error::Qmp(error)) => assert!(error.desc.contains("/é\u{1f600}"), "{}", error.desc),
         other => panic!("{other:?}"),
     }
+    // P6: numbers are sent as they are given; QEMU tells an integer from what only looks like one.
+    for size in ["1.0", r#""1""#, "9223372036854775808"] {
+        let read = format!(
+            r#"{{"execute":"ringbuf-read","arguments":{{"device":"ring","size":{size}}}}}"#
+        );
+        match run(&monitor, read).await {
+            Err(Error::Qmp(error)) => assert!(error.desc.contains("integer"), "{size}: {error}"),
+            other => panic!("{size}: {other:?}"),
+        }
+    }
     // P6: integers stay integers, up to the last.
     let set = |value: u64| {
         Command::new("object-add")
@@ -271,8 +287,11 @@ async fn bad_json_does_no_harm() {
         class(run(&monitor, unknown).await),
         ErrorClass::GenericError
     );
-    let oob = run(&monitor, r#"{"exec-oob":"yank"}"#).await.unwrap_err();
-    assert!(oob.is_unsupported());
+    let not_out_of_band = r#"{"exec-oob":"query-name"}"#;
+    assert_eq!(
+        class(run(&monitor, not_out_of_band).await),
+        ErrorClass::GenericError
+    );
     assert_eq!(
         run(&monitor, r#"{"execute":"query-name"}"#).await.unwrap(),
         r#"{"return": {}}"#
@@ -438,8 +457,8 @@ async fn a_stopped_qemu_times_out_in_every_phase() {
         phase(run(&monitor, STATUS).await.unwrap_err()),
         (Phase::Queue, false)
     );
-    // 0.8 s of it are the grace for the long commands.
-    assert!(started.elapsed() < Duration::from_secs(15));
+    // 4 s of it are the grace for the long commands.
+    assert!(started.elapsed() < Duration::from_secs(30));
 
     // It comes back: the late replies are discarded, and all is in order.
     qemu.resume();
@@ -596,7 +615,8 @@ async fn a_megabyte_command_is_given_its_time() {
     monitor.execute::<Value>(write).await.unwrap();
     let read = Command::new("ringbuf-read")
         .arg("device", "ring")
-        .arg("size", 1 << 20);
+        .arg("size", 1 << 20)
+        .timeout(SOON);
     let back: String = monitor.execute(read).await.unwrap();
     assert!(back == text, "{} bytes came back", back.len());
 }
