@@ -3,6 +3,7 @@
 
 mod events;
 mod failure;
+mod list;
 mod lookup;
 mod opener;
 mod process;
@@ -23,12 +24,12 @@ use crate::config::Config;
 use crate::connection::{CallOptions, Limits, deadline, sleep_until, timed_out};
 use crate::error::{Error, Phase};
 use crate::inflight::Progress;
-use crate::libvirt::DomainKey;
+use crate::libvirt::{Domain, DomainKey};
 use crate::monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell,
 };
 use crate::protocol::remote::STRING_MAX;
-use crate::qmp::{CommandError, RawCommand};
+use crate::qmp::{CommandError, RawCommand, Version};
 use crate::queue::QueueOptions;
 use events::Source;
 use lookup::LONGEST_ARGUMENT;
@@ -104,6 +105,14 @@ pub struct Virsh {
     schema: SchemaCell,
 }
 
+fn launcher(uri: impl Into<String>, config: &Config) -> Launcher {
+    Launcher {
+        program: "virsh".into(),
+        uri: uri.into(),
+        config: config.clone(),
+    }
+}
+
 impl Virsh {
     /// A monitor for `domain` (a name, or a UUID) on the hypervisor that virsh connects to by `uri`, such as
     /// `qemu:///system`. Nothing is started yet.
@@ -119,11 +128,7 @@ impl Virsh {
         config: Config,
     ) -> Self {
         Virsh {
-            launcher: Launcher {
-                program: "virsh".into(),
-                uri: uri.into(),
-                config,
-            },
+            launcher: launcher(uri, &config),
             key: domain.into(),
             commands: Opener::new(),
             agent: Opener::new(),
@@ -136,6 +141,19 @@ impl Virsh {
     pub fn program(mut self, program: impl AsRef<OsStr>) -> Self {
         self.launcher.program = program.as_ref().to_owned();
         self
+    }
+
+    /// All domains at `uri`, active or not, by a virsh for this alone.
+    pub(crate) async fn domains(uri: &str, config: &Config) -> Result<Vec<Domain>, Error> {
+        list::domains(&launcher(uri, config), deadline(config.call_timeout)).await
+    }
+
+    /// The hypervisor at `uri` by its name, its version, and that of its libvirt.
+    pub(crate) async fn versions(
+        uri: &str,
+        config: &Config,
+    ) -> Result<(String, Version, Version), Error> {
+        list::versions(&launcher(uri, config), deadline(config.call_timeout)).await
     }
 
     /// The session for commands, opened where this is the first use.
