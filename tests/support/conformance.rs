@@ -124,7 +124,10 @@ async fn bad_commands_are_refused(monitor: &dyn Monitor) {
     }
     // A driver can or cannot: QEMU itself never has to refuse it.
     match monitor.run(br#"{"exec-oob":"query-yank"}"#).await {
-        Ok(reply) => assert!(reply.starts_with(br#"{"return": ["#), "{reply:?}"),
+        Ok(reply) => {
+            let reply: Value = serde_json::from_slice(&reply).unwrap();
+            assert!(reply["return"].is_array(), "{reply}");
+        }
         Err(error) => assert!(error.is_unsupported(), "{error}"),
     }
 }
