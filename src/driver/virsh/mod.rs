@@ -43,7 +43,7 @@ const MONITOR_COMMAND: &str = "qemu-monitor-command";
 const GONE: Duration = Duration::from_secs(5);
 
 /// The QEMU monitor of one domain, through the program `virsh`, libvirt's own client. It reaches whatever virsh reaches:
-/// `qemu+ssh://` too, with the user's keys and agent.
+/// `qemu+ssh://` too, with the user's keys and agent, but there is no terminal to ask for a password on.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), libvirt_qmp::Error> {

@@ -54,6 +54,13 @@ struct Shared {
     last_words: Mutex<Vec<u8>>,
 }
 
+impl Shared {
+    fn keep(&self, last_words: Vec<u8>) {
+        let kept = self.last_words.lock();
+        *kept.unwrap_or_else(PoisonError::into_inner) = last_words;
+    }
+}
+
 impl Session {
     /// Starts virsh and asks it for the name of the domain, by which it is known to be connected.
     pub(super) async fn open(
@@ -235,6 +242,7 @@ async fn listen(
                 Ok(0) | Err(_) => stderr_open = false,
                 Ok(length) => {
                     if let Some(cause) = complain(&mut transcript, &mut lines, &err[..length], config) {
+                        shared.keep(transcript.complaints().to_vec());
                         return cause;
                     }
                 }
@@ -244,6 +252,7 @@ async fn listen(
             if said.output.as_ref().is_none_or(|output| output.is_empty())
                 && failure::is_loss(&said.errors)
             {
+                shared.keep(said.errors);
                 return EndCause::PeerClosed;
             }
             answer(shared, serial, said);
@@ -253,10 +262,7 @@ async fn listen(
     rest.extend_from_slice(lines.rest());
     last_words(&mut stderr, &mut rest).await;
     let cause = failure::of_end(&rest, config);
-    *shared
-        .last_words
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner) = rest;
+    shared.keep(rest);
     cause
 }
 
