@@ -215,7 +215,7 @@ pub(crate) fn table(drivers: &[(&str, Vec<Finding>)]) -> String {
             assert_eq!(findings[row].0, *capability);
             line += match findings[row].1 {
                 true => " yes |",
-                false => " `Unsupported` |",
+                false => " no |",
             };
         }
         lines.push(line);

@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 
 use super::{finish, refuse_oob};
 use crate::config::Config;
-use crate::connection::{CallOptions, Limits, deadline, sleep_until, timed_out};
+use crate::connection::{CallOptions, Deadline, Limits, deadline, sleep_until, timed_out};
 use crate::error::{Error, Phase};
 use crate::inflight::Progress;
 use crate::libvirt::{Domain, DomainKey};
@@ -188,16 +188,15 @@ impl Virsh {
     async fn run_command(&self, text: &[u8], options: RunOptions<'_>) -> Result<Bytes, Error> {
         let command = RawCommand::parse(text)?;
         refuse_oob(&command)?;
-        let timeout = self.timeout(&options);
         let said = match *options.own_files() {
             [] => {
                 let line = quoted(&command.without_id())?;
                 let session = self.session().await?;
                 let uuid = session.domain().uuid;
                 let line = format!("{MONITOR_COMMAND} --domain {uuid} --cmd {line}");
-                session.call(&line, timeout).await?
+                session.call(&line, self.deadline(&options, &line)).await?
             }
-            [file] => self.run_with_file(&command, file, timeout).await?,
+            [file] => self.run_with_file(&command, file, &options).await?,
             _ => {
                 let what = "virsh passes one file descriptor with a command, not several";
                 return Err(Error::Unsupported(what.to_owned()));
@@ -212,7 +211,7 @@ impl Virsh {
         &self,
         command: &RawCommand<'_>,
         file: BorrowedFd<'_>,
-        timeout: Option<Duration>,
+        options: &RunOptions<'_>,
     ) -> Result<Said, Error> {
         let mut argument = String::new();
         write_ascii(utf8(&command.without_id())?, &mut argument);
@@ -224,7 +223,7 @@ impl Virsh {
         let session = self.session().await?;
         let options = CallOptions {
             phase: Phase::Reply,
-            deadline: deadline(timeout.map(|timeout| timeout.saturating_add(grace(&argument)))),
+            deadline: self.deadline(options, &argument),
             limits: Limits::None,
         };
         let turn = tokio::select! {
@@ -281,7 +280,9 @@ impl Virsh {
         };
         let line = format!("{PROCEDURE} --domain {uuid}{how} --cmd {line}");
         let agent = self.agent_session(&session).await?;
-        let said = agent.call(&line, self.launcher.config.call_timeout).await?;
+        let said = agent
+            .call(&line, self.deadline(&RunOptions::new(), &line))
+            .await?;
         finish(reply(said, PROCEDURE)?, command.user_id(), text)
     }
 
@@ -312,10 +313,12 @@ impl Virsh {
         Ok(events.filtered(filter))
     }
 
-    fn timeout(&self, options: &RunOptions<'_>) -> Option<Duration> {
-        options
-            .own_timeout()
-            .unwrap_or(self.launcher.config.call_timeout)
+    /// The deadline of a call: its own, or the configured one and what a long command needs on top.
+    fn deadline(&self, options: &RunOptions<'_>, command: &str) -> Deadline {
+        deadline(options.own_timeout().unwrap_or_else(|| {
+            let timeout = self.launcher.config.call_timeout?;
+            Some(timeout.saturating_add(grace(command)))
+        }))
     }
 
     async fn end(&self) -> Result<(), Error> {

@@ -22,7 +22,7 @@ use super::failure;
 use super::process::{Launcher, Process, Started, last_words};
 use super::transcript::{Line, Lines, Marks, Said, Transcript};
 use crate::config::Config;
-use crate::connection::{CallOptions, Connection, Deadline, Limits, deadline, spawn};
+use crate::connection::{CallOptions, Connection, Deadline, Limits, spawn};
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::{Found, Waiter};
 use crate::qmp::EventDomain;
@@ -151,13 +151,8 @@ impl Session {
     }
 
     /// Runs one command line of virsh and waits for all that it says to it.
-    pub(super) async fn call(
-        &self,
-        command: &str,
-        timeout: Option<Duration>,
-    ) -> Result<Said, Error> {
-        let timeout = timeout.map(|timeout| timeout.saturating_add(grace(command)));
-        self.send(command, Phase::Reply, deadline(timeout)).await
+    pub(super) async fn call(&self, command: &str, deadline: Deadline) -> Result<Said, Error> {
+        self.send(command, Phase::Reply, deadline).await
     }
 
     async fn send(&self, command: &str, phase: Phase, deadline: Deadline) -> Result<Said, Error> {
