@@ -484,9 +484,27 @@ impl Error {
         }
     }
 
+    /// The class of QEMU's error, where it is one: the part of it that programs may act on.
+    pub fn class(&self) -> Option<&ErrorClass> {
+        match self {
+            Error::Qmp(error) => Some(&error.class),
+            _ => None,
+        }
+    }
+
     /// The device does not exist (class `DeviceNotFound`).
     pub fn is_device_not_found(&self) -> bool {
-        matches!(self, Error::Qmp(error) if error.class == ErrorClass::DeviceNotFound)
+        self.class() == Some(&ErrorClass::DeviceNotFound)
+    }
+
+    /// The device is there and does not work, as a balloon that was never set up (class `DeviceNotActive`).
+    pub fn is_device_not_active(&self) -> bool {
+        self.class() == Some(&ErrorClass::DeviceNotActive)
+    }
+
+    /// KVM cannot do what the command needs (class `KVMMissingCap`).
+    pub fn is_kvm_missing_cap(&self) -> bool {
+        self.class() == Some(&ErrorClass::KvmMissingCap)
     }
 
     /// What was waited for has failed.
@@ -496,7 +514,7 @@ impl Error {
 
     /// QEMU does not know the command (class `CommandNotFound`).
     pub fn is_command_not_found(&self) -> bool {
-        matches!(self, Error::Qmp(error) if error.class == ErrorClass::CommandNotFound)
+        self.class() == Some(&ErrorClass::CommandNotFound)
     }
 
     /// Neither this driver nor the peer can do it.
@@ -568,6 +586,28 @@ impl From<EventError> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// P20: the five classes, and those to come.
+    #[test]
+    fn what_qemu_says_is_told_by_its_class() {
+        let told = |class: &str| {
+            let error = Error::from(QmpError::new(ErrorClass::from(class), "no"));
+            assert_eq!(error.class().map(ErrorClass::as_str), Some(class));
+            [
+                error.is_command_not_found(),
+                error.is_device_not_active(),
+                error.is_device_not_found(),
+                error.is_kvm_missing_cap(),
+            ]
+        };
+        assert_eq!(told("GenericError"), [false; 4]);
+        assert_eq!(told("CommandNotFound"), [true, false, false, false]);
+        assert_eq!(told("DeviceNotActive"), [false, true, false, false]);
+        assert_eq!(told("DeviceNotFound"), [false, false, true, false]);
+        assert_eq!(told("KVMMissingCap"), [false, false, false, true]);
+        assert_eq!(told("OfTomorrow"), [false; 4]);
+        assert!(Error::Closed.class().is_none());
+    }
 
     #[test]
     fn what_libvirt_says_of_the_guest_agent_is_told_by_its_code() {

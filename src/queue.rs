@@ -194,6 +194,26 @@ impl<T: Queued> EventQueue<T> {
         wake(inner);
     }
 
+    /// Gives `other` a copy of all that waits, the end included. Nothing is taken.
+    pub(crate) fn copy_to(&self, other: &EventQueue<T>)
+    where
+        T: Clone,
+    {
+        let inner = self.lock();
+        if inner.lost > 0 {
+            other.lose(inner.lost);
+        }
+        for item in &inner.items {
+            other.push(item.clone());
+        }
+        if inner.lost_after > 0 {
+            other.lose(inner.lost_after);
+        }
+        if let Some(cause) = &inner.end {
+            other.end(cause.clone());
+        }
+    }
+
     /// Reports `number` events as lost that never came this far.
     pub(crate) fn lose(&self, number: u64) {
         self.lock().lost += number;

@@ -76,6 +76,22 @@ impl<T: Queued + Clone> Fanout<T> {
         queue
     }
 
+    /// A new queue beside `old`, which nobody has taken anything from: it begins with a copy of what waits there, as far as its
+    /// own options let it in.
+    pub(super) fn add_copy(
+        &self,
+        old: &Arc<EventQueue<T>>,
+        options: QueueOptions<T>,
+    ) -> Arc<EventQueue<T>> {
+        let queue = EventQueue::new(options);
+        let mut inner = self.lock();
+        old.copy_to(&queue);
+        if inner.end.is_none() {
+            inner.queues.push(queue.clone());
+        }
+        queue
+    }
+
     /// Takes a queue out, and says whether it was the last one.
     pub(super) fn remove(&self, queue: &Arc<EventQueue<T>>) -> bool {
         let mut inner = self.lock();

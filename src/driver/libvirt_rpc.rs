@@ -211,6 +211,8 @@ impl LibvirtRpc {
             filter,
             queue,
             overflow,
+            // Nothing is kept for a first stream here: every one begins now.
+            from_now: _,
         } = options;
         let (libvirt, domain) = self.make_ready().await?;
         let events = libvirt

@@ -57,6 +57,7 @@ pub struct EventOptions {
     pub(crate) filter: EventFilter,
     pub(crate) queue: Option<usize>,
     pub(crate) overflow: Overflow,
+    pub(crate) from_now: bool,
 }
 
 impl EventOptions {
@@ -80,9 +81,23 @@ impl EventOptions {
         self
     }
 
+    /// The stream begins with what comes after the call, and takes no part in what
+    /// [`SocketMonitor`](crate::SocketMonitor) keeps for its first stream: that stays for another. Where the call
+    /// has to connect first, it begins with what comes on that connection. Other drivers keep nothing: every stream of theirs
+    /// begins so.
+    pub fn from_now(mut self) -> Self {
+        self.from_now = true;
+        self
+    }
+
     /// The filter. For drivers of your own.
     pub fn filter(&self) -> &EventFilter {
         &self.filter
+    }
+
+    /// Whether it is [`from_now`](EventOptions::from_now). For drivers of your own that keep events for their first stream.
+    pub fn is_from_now(&self) -> bool {
+        self.from_now
     }
 }
 

@@ -29,7 +29,9 @@ pub use version::{Greeting, Version};
 
 pub(crate) use command::RawCommand;
 pub(crate) use frame::{FrameDecoder, FrameError};
-pub(crate) use reply::{Kind, Message, event_name, is_error, restore_id, return_value, set_id};
+pub(crate) use reply::{
+    Kind, Message, event_name, is_error, restore_id, return_text, return_value, set_id,
+};
 
 /// Bytes of one message, in either direction, unless set otherwise: 64 MiB, what QEMU's own parser takes.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;

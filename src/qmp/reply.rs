@@ -18,6 +18,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use super::from_json;
 use super::json::{self, JsonError};
@@ -111,17 +112,31 @@ pub(crate) fn event_name(text: &[u8]) -> Option<Cow<'_, str>> {
     json::string(&text[event?.value])
 }
 
+#[derive(Deserialize)]
+struct Reply<T> {
+    #[serde(rename = "return")]
+    value: T,
+}
+
 /// Decodes the value of a reply's `return` member.
 ///
 /// # Errors
 /// serde_json's, if it has none or one that is no `T`.
 pub(crate) fn return_value<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
-    #[derive(Deserialize)]
-    struct Reply<T> {
-        #[serde(rename = "return")]
-        value: T,
-    }
     Ok(from_json::<Reply<T>>(text)?.value)
+}
+
+/// The value of a reply's `return` member as text, however deep it is nested.
+///
+/// # Errors
+/// serde_json's, if it has none or is no JSON.
+pub(crate) fn return_text(text: &[u8]) -> Result<Box<RawValue>, serde_json::Error> {
+    // Raw text is skipped over without recursion, so there is no limit to keep.
+    let mut parser = serde_json::Deserializer::from_slice(text);
+    parser.disable_recursion_limit();
+    let reply = Reply::<Box<RawValue>>::deserialize(&mut parser)?;
+    parser.end()?;
+    Ok(reply.value)
 }
 
 /// Gives the reply as its user should see it: with the user's own id in place of the transport's, or without an id if
@@ -283,7 +298,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::Value;
-    use serde_json::value::RawValue;
 
     fn message(text: &str) -> (Kind, Option<&str>) {
         let message = Message::parse(text.as_bytes()).unwrap();

@@ -113,13 +113,14 @@ pub(super) fn is_gap(error: &Error) -> bool {
 
 /// Subscribes for a wait that begins now.
 ///
-/// A stream can have events from before: QEMU's own socket keeps those that nobody has taken yet. Where the subscription
-/// itself had nothing to wait for, what is there at the same moment came before it.
+/// A stream can have events from before, where a driver keeps those that nobody has taken yet and does not know
+/// [`EventOptions::from_now`]. Where the subscription itself had nothing to wait for, what is there at the same moment came
+/// before it.
 pub(super) async fn subscribe<M: Monitor + ?Sized>(
     monitor: &M,
     filter: EventFilter,
 ) -> Result<EventStream, Error> {
-    let mut subscribing = monitor.events_with(EventOptions::new(filter));
+    let mut subscribing = monitor.events_with(EventOptions::new(filter).from_now());
     let mut at_once = true;
     let mut events = poll_fn(|cx| {
         let polled = subscribing.as_mut().poll(cx);
@@ -398,7 +399,7 @@ pub(super) async fn run<M: Monitor + ?Sized>(
 
 /// The value of a reply.
 pub(super) fn returned(reply: &Bytes) -> Result<Box<RawValue>, Error> {
-    qmp::return_value(reply).map_err(|error| Error::json("return value", error))
+    qmp::return_text(reply).map_err(|error| Error::json("return value", error))
 }
 
 /// Runs a command and judges the events that come meanwhile: its reply, and what they have decided.

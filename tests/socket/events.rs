@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use libvirt_qmp::{
-    Config, Error, EventFilter, EventOptions, Monitor, Overflow, Phase, SocketMonitor, Timestamp,
+    Command, Config, Error, EventFilter, EventOptions, Monitor, Overflow, Phase, SocketMonitor,
+    Timestamp, WaitExt,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::support::qmp_peer::{QmpPeer, event};
+use crate::support::process::PATIENCE;
+use crate::support::qmp_peer::{GREETING, QmpPeer, event};
 use crate::{STATUS, names, run};
 
 async fn connected(config: Config) -> (Arc<SocketMonitor>, QmpPeer) {
@@ -396,6 +398,81 @@ async fn a_first_stream_with_options_starts_with_what_came_before_it() {
     let mut events = monitor.events_with(options).await.unwrap();
     assert_eq!(names(&mut events, 1).await, ["SHUTDOWN"]);
     assert!(events.next().await.is_none());
+}
+
+/// A wait takes nothing from the first stream: neither what was kept nor what it waited for itself.
+#[tokio::test(start_paused = true)]
+async fn a_wait_leaves_what_is_kept_to_the_first_stream() {
+    let (monitor, mut peer) = connected(Config::new()).await;
+    peer.event("A").await;
+    peer.event("WANTED").await;
+    catch_up(&monitor, &mut peer).await;
+
+    let wait = |monitor: &Arc<SocketMonitor>| {
+        let monitor = monitor.clone();
+        tokio::spawn(async move { monitor.wait_for("WANTED", PATIENCE).await })
+    };
+    let waiting = wait(&monitor);
+    // The wait has subscribed: what was there did not end it.
+    catch_up(&monitor, &mut peer).await;
+    assert!(!waiting.is_finished());
+    peer.event("WANTED").await;
+    waiting.await.unwrap().unwrap();
+
+    let running = tokio::spawn({
+        let monitor = monitor.clone();
+        async move {
+            let stop = Command::new("stop");
+            monitor.run_and_wait(stop, "STOP", PATIENCE).await
+        }
+    });
+    let command = peer.expect("stop").await;
+    peer.event("STOP").await;
+    peer.reply(&command, "{}").await;
+    running.await.unwrap().unwrap();
+
+    let mut first = monitor.events().await.unwrap();
+    let kept = names(&mut first, 4).await;
+    assert_eq!(kept, ["A", "WANTED", "WANTED", "STOP"]);
+    // It was the first, so this one is none.
+    let mut second = monitor.events().await.unwrap();
+    assert!(second.next().now_or_never().is_none());
+}
+
+/// A stream from now on that has to connect first misses nothing of the connection, and takes nothing from the first stream.
+#[tokio::test(start_paused = true)]
+async fn a_stream_from_now_on_has_all_of_the_connection_that_it_makes() {
+    let (client, mut peer) = QmpPeer::new();
+    let monitor = Arc::new(SocketMonitor::new(client));
+    let subscribing = tokio::spawn({
+        let monitor = monitor.clone();
+        let options = EventOptions::new(["B", "C"]).from_now();
+        async move { monitor.events_with(options).await.unwrap() }
+    });
+    peer.send(GREETING).await;
+    let command = peer.expect("qmp_capabilities").await;
+    peer.event("A").await;
+    peer.event("B").await;
+    peer.reply(&command, "{}").await;
+    peer.event("C").await;
+    let mut from_now = subscribing.await.unwrap();
+    assert_eq!(names(&mut from_now, 2).await, ["B", "C"]);
+    let mut first = monitor.events().await.unwrap();
+    assert_eq!(names(&mut first, 3).await, ["A", "B", "C"]);
+
+    // The next one finds the connection there.
+    let options = EventOptions::new(EventFilter::any()).from_now();
+    assert!(options.is_from_now());
+    let mut later = monitor.events_with(options).await.unwrap();
+    assert!(later.next().now_or_never().is_none());
+    peer.event("D").await;
+    assert_eq!(names(&mut later, 1).await, ["D"]);
+
+    // After the end there is the end.
+    drop(peer);
+    let options = EventOptions::new(EventFilter::any()).from_now();
+    let mut last = monitor.events_with(options).await.unwrap();
+    assert!(last.next().await.unwrap().unwrap_err().is_disconnected());
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::StreamExt;
-use libvirt_qmp::{Config, EndCause, Monitor, SocketMonitor};
+use libvirt_qmp::{Callbacks, Command, Config, EndCause, Error, Monitor, SocketMonitor, WaitExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 
+use crate::support::process::PATIENCE;
 use crate::support::qmp_peer::{GREETING, QmpPeer, event};
 use crate::{STATUS, cause, names, run};
 
@@ -131,6 +133,45 @@ async fn replies_nested_to_qemus_limit_are_read() {
         call.await.unwrap().unwrap(),
         format!(r#"{{"return": {value}}}"#)
     );
+}
+
+/// P5: so are the values of commands that are waited for and of those with a callback, while what is decoded may be less deep.
+#[tokio::test(start_paused = true)]
+async fn values_nested_to_qemus_limit_are_handed_on_as_text() {
+    let (monitor, mut peer) = QmpPeer::connected(Config::new()).await;
+    let monitor = Arc::new(monitor);
+    let value = format!("{}7{}", "[".repeat(1023), "]".repeat(1023));
+
+    let waiting = tokio::spawn({
+        let monitor = monitor.clone();
+        async move {
+            let command = Command::new("x");
+            monitor.run_and_wait(command, "STOP", PATIENCE).await
+        }
+    });
+    let command = peer.expect("x").await;
+    peer.event("STOP").await;
+    peer.reply(&command, &value).await;
+    let (returned, _) = waiting.await.unwrap().unwrap();
+    assert_eq!(returned.get(), value);
+
+    let callbacks = Callbacks::new(monitor.clone());
+    let (tell, told) = oneshot::channel();
+    callbacks.command(Command::new("y"), |_, reply| drop(tell.send(reply)));
+    let command = peer.expect("y").await;
+    peer.reply(&command, &value).await;
+    assert_eq!(told.await.unwrap().unwrap().get(), value);
+
+    // What is no value is an error, and the command has run.
+    let waiting = tokio::spawn(async move {
+        let command = Command::new("z");
+        monitor.run_and_wait(command, "STOP", PATIENCE).await
+    });
+    let command = peer.expect("z").await;
+    peer.reply(&command, "[1,]").await;
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Decode { .. }), "{error:?}");
+    assert!(error.maybe_executed());
 }
 
 /// A stream that speaks as it is told and takes whatever is written. `pad` sets how many bytes the first reply has.

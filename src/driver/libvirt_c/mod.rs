@@ -215,6 +215,8 @@ impl LibvirtC {
             filter,
             queue,
             overflow,
+            // Nothing is kept for a first stream here: every one begins now.
+            from_now: _,
         } = options;
         let (connection, _) = self.make_ready().await?;
         let mut queue = QueueOptions::new(queue.unwrap_or(self.config.event_queue));

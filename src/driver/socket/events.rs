@@ -2,7 +2,7 @@
 //! `session` and the drivers' `fanout`.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -61,11 +61,23 @@ impl Subscribers {
         }
     }
 
+    /// A queue that leaves the events kept so far to another stream. Where all of them came after the call that wants it,
+    /// because it had to connect first, it begins with a copy of them.
+    fn add_from_now(&self, options: &EventOptions, connected_before: bool) -> Arc<EventQueue> {
+        let options = self.queue_options(options);
+        match &*self.first() {
+            Some(first) if !connected_before => self.fanout.add_copy(first, options),
+            _ => self.fanout.add(options),
+        }
+    }
+
     fn take_first(&self) -> Option<Arc<EventQueue>> {
-        self.first
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.first().take()
+    }
+
+    fn first(&self) -> MutexGuard<'_, Option<Arc<EventQueue>>> {
+        // Nothing panics under this lock.
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue_options(&self, options: &EventOptions) -> QueueOptions<Bytes> {
@@ -102,9 +114,17 @@ impl SocketEvents {
         SocketEvents::over(session, queue)
     }
 
-    /// The events that `options` let through by their name.
-    pub(super) fn with_options(session: Arc<Session>, options: &EventOptions) -> Self {
-        let queue = session.subscribers().add_with(options);
+    /// The events that `options` let through by their name. `connected_before`: whether the connection is older than the call.
+    pub(super) fn with_options(
+        session: Arc<Session>,
+        options: &EventOptions,
+        connected_before: bool,
+    ) -> Self {
+        let subscribers = session.subscribers();
+        let queue = match options.from_now {
+            true => subscribers.add_from_now(options, connected_before),
+            false => subscribers.add_with(options),
+        };
         SocketEvents::over(session, queue)
     }
 

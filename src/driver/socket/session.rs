@@ -170,8 +170,12 @@ impl Session {
         SocketEvents::new(self.clone())
     }
 
-    pub(super) fn subscribe_with(self: &Arc<Self>, options: &EventOptions) -> SocketEvents {
-        SocketEvents::with_options(self.clone(), options)
+    pub(super) fn subscribe_with(
+        self: &Arc<Self>,
+        options: &EventOptions,
+        connected_before: bool,
+    ) -> SocketEvents {
+        SocketEvents::with_options(self.clone(), options, connected_before)
     }
 
     pub(super) fn subscribers(&self) -> &Subscribers {

@@ -304,6 +304,8 @@ impl Virsh {
             filter,
             queue,
             overflow,
+            // Nothing is kept for a first stream here: every one begins now.
+            from_now: _,
         } = options;
         let bounds = QueueOptions {
             overflow,
