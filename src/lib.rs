@@ -16,6 +16,7 @@ mod monitor;
 mod qmp;
 mod queue;
 mod rpc;
+mod uri;
 
 pub use config::{Config, Handshake};
 pub use driver::{LibvirtRpc, SocketMonitor};
@@ -29,3 +30,4 @@ pub use qmp::{
     Greeting, QmpError, Timestamp, Version,
 };
 pub use queue::Overflow;
+pub use uri::{Auth, HostVerify, Mode, Parameters, Proxy, SshAuth, Transport, Uri, UriError, User};
