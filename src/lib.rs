@@ -17,6 +17,7 @@ mod qmp;
 mod queue;
 mod rpc;
 mod transport;
+mod uri;
 
 pub use config::{Config, Handshake};
 pub use driver::{GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor};
@@ -31,3 +32,4 @@ pub use qmp::{
     Greeting, QmpError, Schema, Timestamp, Transaction, Version, schema,
 };
 pub use queue::Overflow;
+pub use uri::{Auth, HostVerify, Mode, Parameters, Proxy, SshAuth, Transport, Uri, UriError, User};

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Each module and what it may import, bottom first. A layer lists only what stands above it in this table.
 const LAYERS: &[(&str, &[&str])] = &[
+    ("uri", &[]),
     ("xdr", &[]),
     ("qmp", &[]),
     ("config", &[]),
