@@ -8,6 +8,7 @@ pub mod xdr;
 
 mod config;
 mod connection;
+mod dial;
 mod driver;
 mod error;
 mod inflight;
@@ -21,7 +22,7 @@ mod uri;
 
 pub use config::{Config, Handshake};
 pub use driver::{GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor};
-pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
+pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase, TlsFailure};
 pub use libvirt::{Domain, DomainKey, Libvirt};
 pub use monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorExt, MonitorFuture, RunOptions,

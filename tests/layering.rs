@@ -18,10 +18,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("transport", &[]),
     ("protocol", &["xdr"]),
     ("packet", &["protocol"]),
-    ("error", &["xdr", "packet", "protocol", "qmp"]),
+    ("error", &["uri", "xdr", "packet", "protocol", "qmp"]),
     ("queue", &["error", "qmp"]),
     ("inflight", &["error"]),
     ("connection", &["error", "inflight", "transport"]),
+    ("dial", &["uri", "error", "transport", "connection"]),
     ("monitor", &["error", "qmp", "queue"]),
     (
         "rpc",
@@ -40,6 +41,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "libvirt",
         &[
+            "uri",
+            "dial",
             "xdr",
             "qmp",
             "protocol",
@@ -55,6 +58,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "driver",
         &[
+            "uri",
+            "dial",
             "xdr",
             "qmp",
             "config",

@@ -130,7 +130,8 @@ fn remote_socket(uri: &Uri, user: &User, readonly: bool) -> Result<std::path::Pa
     if uri.is_session(user) {
         return Err(UriError::Parameter {
             parameter: "socket".to_owned(),
-            reason: "is needed: netcat cannot find the sockets of a user on another host".to_owned(),
+            reason: "is needed: netcat cannot find the sockets of a user on another host"
+                .to_owned(),
         });
     }
     let name = match readonly {
@@ -186,12 +187,34 @@ mod tests {
             false,
         );
         let expected = [
-            "/opt/ssh", "-p", "2222", "-l", "root", "-T", "-e", "none", "-o", "BatchMode=yes",
-            "-o", "StrictHostKeyChecking=no", "-o", "PreferredAuthentications=publickey,password",
-            "-o", "IdentityAgent=none", "-i", "/k y", "-o", "UserKnownHostsFile=/kh", "--", "::1",
+            "/opt/ssh",
+            "-p",
+            "2222",
+            "-l",
+            "root",
+            "-T",
+            "-e",
+            "none",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "PreferredAuthentications=publickey,password",
+            "-o",
+            "IdentityAgent=none",
+            "-i",
+            "/k y",
+            "-o",
+            "UserKnownHostsFile=/kh",
+            "--",
+            "::1",
         ];
         assert_eq!(all[..all.len() - 1], expected);
-        let auto = words("qemu+ssh://h/system?known_hosts_verify=auto&sshauth=agent", false);
+        let auto = words(
+            "qemu+ssh://h/system?known_hosts_verify=auto&sshauth=agent",
+            false,
+        );
         assert!(auto.contains(&"StrictHostKeyChecking=accept-new".to_owned()));
         assert!(!auto.contains(&"IdentityAgent=none".to_owned()));
         assert!(words("qemu+ssh:///system", false).contains(&"localhost".to_owned()));
@@ -200,8 +223,14 @@ mod tests {
     #[test]
     fn the_helper_or_netcat_as_libvirt_chooses() {
         let auto = script("qemu+ssh://h/system", true);
-        assert!(auto.contains("exec virt-ssh-helper -r 'qemu:///system'"), "{auto}");
-        assert!(auto.contains("'nc' -U '/var/run/libvirt/libvirt-sock-ro'"), "{auto}");
+        assert!(
+            auto.contains("exec virt-ssh-helper -r 'qemu:///system'"),
+            "{auto}"
+        );
+        assert!(
+            auto.contains("'nc' -U '/var/run/libvirt/libvirt-sock-ro'"),
+            "{auto}"
+        );
         let native = script("qemu+ssh://h/system?proxy=native", false);
         assert_eq!(native, "exec virt-ssh-helper 'qemu:///system'");
         assert_eq!(
@@ -218,7 +247,10 @@ mod tests {
             assert!(!netcat.contains(HELPER), "{netcat}");
         }
         let other = script("qemu+ssh://h/system?netcat=/opt/my%20nc", false);
-        assert!(other.contains("'/opt/my nc' -U '/var/run/libvirt/libvirt-sock'"), "{other}");
+        assert!(
+            other.contains("'/opt/my nc' -U '/var/run/libvirt/libvirt-sock'"),
+            "{other}"
+        );
     }
 
     #[test]
