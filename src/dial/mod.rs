@@ -1,10 +1,15 @@
 //! From a URI to a connected stream, and the connecting that the drivers share. Imports uri, transport, connection and error.
 //!
-//! `socket` connects sockets, `child` runs programs, `ssh` writes the command for ssh, `tls` makes a TCP stream safe.
+//! `socket` connects sockets, `child` runs programs, `ssh` writes the command for ssh, `tls` makes a TCP stream safe with what `pki`
+//! reads.
 
 mod child;
+#[cfg(feature = "tls")]
+mod pki;
 mod socket;
 mod ssh;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::path::{Path, PathBuf};
 
@@ -31,6 +36,8 @@ enum Way {
     Unix(PathBuf),
     /// Host and port.
     Tcp(String, u16),
+    #[cfg(feature = "tls")]
+    Tls(Box<tls::Tls>),
     Child(Command),
 }
 
@@ -68,6 +75,9 @@ fn find(text: Option<&str>, readonly: bool) -> Result<Target, Error> {
     let way = match uri.transport {
         uri::Transport::Unix => Way::Unix(socket(&uri.sockets(&user, readonly)?)),
         uri::Transport::Tcp => Way::Tcp(host(&uri)?, uri.port_or_default().unwrap_or_default()),
+        #[cfg(feature = "tls")]
+        uri::Transport::Tls => Way::Tls(Box::new(tls::Tls::prepare(&uri, &user)?)),
+        #[cfg(not(feature = "tls"))]
         uri::Transport::Tls => {
             let what = "transport tls: this program was built without the feature `tls`";
             return Err(Error::Unsupported(what.to_owned()));
@@ -104,6 +114,8 @@ impl Target {
             Way::Tcp(host, port) => {
                 tcp(address(host, *port), (host.as_str(), *port), deadline).await
             }
+            #[cfg(feature = "tls")]
+            Way::Tls(tls) => tls.connect(deadline).await,
             Way::Child(command) => {
                 let stream = ChildStream::spawn(command, &self.uri.to_string())?;
                 Ok(Transport::new(stream))
