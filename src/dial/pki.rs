@@ -247,8 +247,10 @@ mod tests {
 
     #[test]
     fn files_are_where_libvirt_has_them() {
-        let mut user = User::default();
-        user.home = Some("/home/u".into());
+        let mut user = User {
+            home: Some("/home/u".into()),
+            ..User::default()
+        };
         let system = [
             "/etc/pki/CA/cacert.pem",
             "/etc/pki/libvirt/private/clientkey.pem",

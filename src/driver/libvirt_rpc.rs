@@ -301,10 +301,10 @@ impl LibvirtRpc {
 }
 
 /// Checks a command and encodes it. Gives the user's id too, which libvirt would refuse.
-fn encode<'a>(
-    text: &'a [u8],
+fn encode(
+    text: &[u8],
     encode: impl FnOnce(&str) -> Result<Encoded, Error>,
-) -> Result<(Encoded, Option<&'a [u8]>), Error> {
+) -> Result<(Encoded, Option<&[u8]>), Error> {
     let command = RawCommand::parse(text)?;
     let text = checked_text(&command)?;
     // It was checked when it was parsed, but not for the compiler.
