@@ -131,6 +131,7 @@ async fn a_daemon_that_wants_certificates() {
 async fn files_that_are_not_right() {
     let pki = pki();
     pki.issue("expired", "ca", -1, "DNS:client.example");
+    let expired_ca = ("cacert.pem", "expired.pem");
     std::fs::write(pki.path("empty"), "").unwrap();
     let cert = |from| ("clientcert.pem", from);
     let key = |from| ("clientkey.pem", from);
@@ -142,6 +143,7 @@ async fn files_that_are_not_right() {
             "cacert.pem",
             "no certificate",
         ),
+        ("d10", &[expired_ca], "cacert.pem", "expired"),
         (
             "d3",
             &[CA, cert("client.pem")],
