@@ -46,7 +46,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, bytes) = bytes.split_first()?;
     let (first, bytes) = bytes.split_first()?;
     let (length, bytes) = match *first {
-        short @ 0..0x80 => (usize::from(short), bytes),
+        short @ 0..=0x7f => (usize::from(short), bytes),
         long @ 0x81..=0x83 => {
             let (digits, bytes) = bytes.split_at_checked(usize::from(long & 3))?;
             let length = digits

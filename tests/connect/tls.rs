@@ -268,8 +268,8 @@ async fn after_the_handshake_the_daemon_confirms() {
     let (failed, ()) = tokio::join!(failure(&uri), serve);
     assert!(failed.to_string().contains("0x02"), "{failed}");
 
-    // Nothing.
-    let config = patient().connect_timeout(Some(Duration::from_secs(1)));
+    // Nothing, long after the handshake.
+    let config = patient().connect_timeout(Some(Duration::from_secs(5)));
     let serve = async { accept(&pki, "server", &listener).await };
     let (result, _stream) = tokio::join!(
         async {
