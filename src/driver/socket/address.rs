@@ -15,7 +15,7 @@ use std::str::FromStr;
 ///
 /// let address: QmpAddress = "tcp:[::1]:4444".parse()?;
 /// assert_eq!(address, QmpAddress::tcp("::1", 4444));
-/// assert_eq!(QmpAddress::from("/run/vm-1.qmp".as_ref()).to_string(), "unix:/run/vm-1.qmp");
+/// assert_eq!(QmpAddress::from(std::path::Path::new("/run/vm-1.qmp")).to_string(), "unix:/run/vm-1.qmp");
 /// # Ok::<(), libvirt_qmp::QmpAddressError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
