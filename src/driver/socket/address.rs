@@ -11,11 +11,12 @@ use std::str::FromStr;
 /// doubled, for a single one begins QEMU's options. A path or a socket address converts into one.
 ///
 /// ```
+/// use std::path::Path;
 /// use libvirt_qmp::QmpAddress;
 ///
 /// let address: QmpAddress = "tcp:[::1]:4444".parse()?;
 /// assert_eq!(address, QmpAddress::tcp("::1", 4444));
-/// assert_eq!(QmpAddress::from(std::path::Path::new("/run/vm-1.qmp")).to_string(), "unix:/run/vm-1.qmp");
+/// assert_eq!(QmpAddress::from(Path::new("/run/vm-1.qmp")).to_string(), "unix:/run/vm-1.qmp");
 /// # Ok::<(), libvirt_qmp::QmpAddressError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
