@@ -10,6 +10,8 @@ mod socket;
 mod ssh;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tls")]
+mod validity;
 
 use std::path::{Path, PathBuf};
 

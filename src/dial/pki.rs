@@ -1,4 +1,5 @@
-//! Certificates and keys for TLS: the files, where libvirt looks for them, and whether they are right. Imports uri and error.
+//! Certificates and keys for TLS: the files, where libvirt looks for them, and whether they are right. Imports `validity`, uri and
+//! error.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,6 +14,7 @@ use tokio_rustls::rustls::pki_types::{
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{CertificateError, Error as RustlsError, RootCertStore};
 
+use super::validity::why_not_valid;
 use crate::error::TlsFailure;
 use crate::uri::{Uri, User};
 
@@ -88,10 +90,21 @@ impl Pki {
             .find(|file| is_there(file));
         match ca {
             Some(file) => {
+                let mut passed_over = None;
                 for certificate in certificates(file)? {
+                    if let Some(why) = why_not_valid(&certificate) {
+                        passed_over = Some(why);
+                        continue;
+                    }
                     roots
                         .add(certificate)
                         .map_err(|error| file_error(file, error.to_string()))?;
+                }
+                match passed_over {
+                    Some(why) if roots.is_empty() && !parameters.no_verify => {
+                        return Err(file_error(file, why));
+                    }
+                    _ => {}
                 }
             }
             None if parameters.no_verify => {}
@@ -247,8 +260,10 @@ mod tests {
 
     #[test]
     fn files_are_where_libvirt_has_them() {
-        let mut user = User::default();
-        user.home = Some("/home/u".into());
+        let mut user = User {
+            home: Some("/home/u".into()),
+            ..User::default()
+        };
         let system = [
             "/etc/pki/CA/cacert.pem",
             "/etc/pki/libvirt/private/clientkey.pem",

@@ -76,6 +76,34 @@ async fn with_virt_ssh_helper_and_without() {
     assert_eq!(asked.lines().collect::<Vec<_>>(), ["qemu:///session"; 4]);
 }
 
+/// The system's socket is what netcat is then asked for; here it leads to the lab's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
+async fn a_host_without_the_helper_is_reached_by_netcat() {
+    let (lab, sshd) = (Lab::start(), Sshd::start_bare());
+    let netcat = find_program("nc").unwrap();
+    sshd.script(
+        "nc",
+        &format!(
+            "echo \"$@\" >>{}/asked\n[ \"$*\" != -q ] || exec {2} -q\nexec {2} -U {1}",
+            sshd.dir().display(),
+            lab.unix_path().display(),
+            netcat.display()
+        ),
+    );
+    let uri = sshd.uri("user", "&no_verify=1&proxy=auto&name=qemu:///session");
+    let uri = uri.replace("/session?", "/system?");
+    let libvirt = Libvirt::connect_with(&uri, patient())
+        .await
+        .unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert!(libvirt.domains().await.unwrap().is_empty());
+    libvirt.close().await.unwrap();
+    no_client_is_left(&sshd);
+    let asked = std::fs::read_to_string(sshd.dir().join("asked")).unwrap();
+    let asked: Vec<_> = asked.lines().collect();
+    assert_eq!(asked, ["-q", "-q0 -U /var/run/libvirt/libvirt-sock"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
 async fn what_ssh_says_is_in_the_error() {

@@ -131,6 +131,7 @@ async fn a_daemon_that_wants_certificates() {
 async fn files_that_are_not_right() {
     let pki = pki();
     pki.issue("expired", "ca", -1, "DNS:client.example");
+    let expired_ca = ("cacert.pem", "expired.pem");
     std::fs::write(pki.path("empty"), "").unwrap();
     let cert = |from| ("clientcert.pem", from);
     let key = |from| ("clientkey.pem", from);
@@ -142,6 +143,7 @@ async fn files_that_are_not_right() {
             "cacert.pem",
             "no certificate",
         ),
+        ("d10", &[expired_ca], "cacert.pem", "expired"),
         (
             "d3",
             &[CA, cert("client.pem")],
@@ -266,8 +268,8 @@ async fn after_the_handshake_the_daemon_confirms() {
     let (failed, ()) = tokio::join!(failure(&uri), serve);
     assert!(failed.to_string().contains("0x02"), "{failed}");
 
-    // Nothing.
-    let config = patient().connect_timeout(Some(Duration::from_secs(1)));
+    // Nothing, long after the handshake.
+    let config = patient().connect_timeout(Some(Duration::from_secs(5)));
     let serve = async { accept(&pki, "server", &listener).await };
     let (result, _stream) = tokio::join!(
         async {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -22,16 +22,29 @@ impl Sshd {
     /// # Panics
     /// Where a program is missing, or it does not start.
     pub(crate) fn start() -> Sshd {
+        Sshd::start_with(&format!(":{}", search_path()))
+    }
+
+    /// [`Sshd::start`] on a host that has a shell and grep, and else only the scripts of the test.
+    pub(crate) fn start_bare() -> Sshd {
+        let sshd = Sshd::start_with("");
+        for name in ["sh", "grep"] {
+            symlink(program(name), sshd.dir().join("bin").join(name)).expect("a new name");
+        }
+        sshd
+    }
+
+    fn start_with(path: &str) -> Sshd {
         for program in ["sshd", "ssh", "ssh-keygen", "nc"] {
             assert!(
                 find_program(program).is_some(),
                 "the live tests need {program}: run tests/run"
             );
         }
-        with_free_port("sshd", Sshd::start_on)
+        with_free_port("sshd", |addr| Sshd::start_on(addr, path))
     }
 
-    fn start_on(addr: SocketAddr) -> Result<Sshd, String> {
+    fn start_on(addr: SocketAddr, path: &str) -> Result<Sshd, String> {
         let scratch = Scratch::new();
         for key in ["host", "user", "stranger"] {
             let mut keygen = Command::new(program("ssh-keygen"));
@@ -48,11 +61,10 @@ impl Sshd {
         let config = format!(
             "ListenAddress {addr}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
-             SetEnv PATH={}:{} LC_ALL=C\n",
+             SetEnv PATH={}{path} LC_ALL=C\n",
             scratch.path("host").display(),
             scratch.path("user.pub").display(),
             scratch.path("bin").display(),
-            search_path(),
         );
         fs::write(scratch.path("sshd_config"), config).expect("a file in the scratch directory");
         let log = File::create(scratch.path("log")).expect("a file in the scratch directory");
