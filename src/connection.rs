@@ -33,6 +33,12 @@ pub(crate) fn deadline(timeout: Option<Duration>) -> Deadline {
     timeout.and_then(|timeout| Some((Instant::now().checked_add(timeout)?, timeout)))
 }
 
+/// Whether a call is to be answered by the moment it is made. It is not sent then: a quick peer could still answer it, before
+/// any timer says that it was late.
+pub(crate) fn leaves_no_time(deadline: Deadline) -> bool {
+    deadline.is_some_and(|(_, timeout)| timeout.is_zero())
+}
+
 /// How a call is limited in number and time.
 #[derive(Clone, Copy)]
 pub(crate) struct CallOptions<'a> {
@@ -100,6 +106,9 @@ impl<R, H> Connection<R, H> {
     /// Dropping the future before the call was sent sends nothing; after that the reply is discarded, and the call's slot
     /// stays taken until the reply comes.
     pub(crate) async fn send(&self, call: Encoded, options: &CallOptions<'_>) -> Result<R, Error> {
+        if leaves_no_time(options.deadline) {
+            return Err(timed_out(options, Progress::Queued));
+        }
         let slot = self.slot(options).await?;
         let (sender, reply) = oneshot::channel();
         let submission = call.submit(

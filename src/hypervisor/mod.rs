@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::config::Config;
 #[cfg(feature = "libvirt-c")]
 use crate::driver::LibvirtC;
-use crate::driver::QmpAddress;
+use crate::driver::{QmpAddress, Virsh};
 use crate::error::Error;
 use crate::libvirt::{Domain, Libvirt};
 use crate::monitor::Monitor;
@@ -44,6 +44,10 @@ pub struct Hypervisor {
 #[derive(Clone)]
 enum Way {
     Libvirt(Libvirt),
+    Virsh {
+        uri: String,
+        config: Config,
+    },
     #[cfg(feature = "libvirt-c")]
     C {
         uri: String,
@@ -107,6 +111,20 @@ impl Hypervisor {
         }
     }
 
+    /// The domains at `uri`, such as `qemu+ssh://host/system`, through the program `virsh`. A list starts one and ends it, and
+    /// each monitor has its own. A name that libvirt allows is read as it is, whatever is in it.
+    pub fn virsh(uri: impl Into<String>) -> Self {
+        Hypervisor::virsh_with_config(uri, Config::new())
+    }
+
+    /// As [`Hypervisor::virsh`], with settings for lists and monitors.
+    pub fn virsh_with_config(uri: impl Into<String>, config: Config) -> Self {
+        let uri = uri.into();
+        Hypervisor {
+            way: Way::Virsh { uri, config },
+        }
+    }
+
     /// The domains at `uri`, through libvirt's C library (feature `libvirt-c`). A list opens a connection and closes it, and each
     /// monitor has one of its own.
     #[cfg(feature = "libvirt-c")]
@@ -160,6 +178,7 @@ impl Hypervisor {
     pub async fn domains(&self) -> Result<Vec<HypervisorDomain>, Error> {
         match &self.way {
             Way::Libvirt(libvirt) => Ok(of_libvirt(libvirt.domains().await?)),
+            Way::Virsh { uri, config } => Ok(of_libvirt(Virsh::domains(uri, config).await?)),
             #[cfg(feature = "libvirt-c")]
             Way::C { uri, config } => Ok(of_libvirt(LibvirtC::domains(uri, config).await?)),
             Way::Sockets { sockets, config } => Ok(sockets::domains(sockets, config).await),
@@ -171,6 +190,7 @@ impl Hypervisor {
     pub fn monitor(&self, name: &str) -> Box<dyn Monitor> {
         match &self.way {
             Way::Libvirt(libvirt) => Box::new(libvirt.monitor(name)),
+            Way::Virsh { uri, config } => Box::new(Virsh::with_config(uri, name, config.clone())),
             #[cfg(feature = "libvirt-c")]
             Way::C { uri, config } => Box::new(LibvirtC::with_config(uri, name, config.clone())),
             Way::Sockets { sockets, config } => {
@@ -181,7 +201,7 @@ impl Hypervisor {
         }
     }
 
-    /// What the host runs, where it can be asked: through libvirtd. A set of sockets has no version of its own: each QEMU says
+    /// What the host runs, where it can be asked: through libvirtd and virsh. A set of sockets has no version of its own: each QEMU says
     /// its own ([`MonitorExt::version`](crate::MonitorExt::version)).
     ///
     /// # Errors
@@ -193,14 +213,8 @@ impl Hypervisor {
     /// Dropping the future drops the answer.
     pub async fn version(&self) -> Result<Option<HypervisorVersion>, Error> {
         match &self.way {
-            Way::Libvirt(libvirt) => {
-                let (hypervisor, version, library) = libvirt.versions().await?;
-                Ok(Some(HypervisorVersion {
-                    hypervisor,
-                    version,
-                    libvirt: library,
-                }))
-            }
+            Way::Libvirt(libvirt) => libvirt.versions().await.map(of_versions),
+            Way::Virsh { uri, config } => Virsh::versions(uri, config).await.map(of_versions),
             #[cfg(feature = "libvirt-c")]
             Way::C { .. } => Ok(None),
             Way::Sockets { .. } => Ok(None),
@@ -216,6 +230,16 @@ impl HypervisorDomain {
             DomainStatus::Active | DomainStatus::RunState(_)
         )
     }
+}
+
+fn of_versions(
+    (hypervisor, version, libvirt): (String, Version, Version),
+) -> Option<HypervisorVersion> {
+    Some(HypervisorVersion {
+        hypervisor,
+        version,
+        libvirt,
+    })
 }
 
 fn of_libvirt(domains: Vec<Domain>) -> Vec<HypervisorDomain> {
@@ -248,6 +272,7 @@ impl fmt::Debug for Hypervisor {
         let mut debug = f.debug_struct("Hypervisor");
         match &self.way {
             Way::Libvirt(libvirt) => debug.field("libvirt", libvirt),
+            Way::Virsh { uri, .. } => debug.field("virsh", uri),
             #[cfg(feature = "libvirt-c")]
             Way::C { uri, .. } => debug.field("c", uri),
             Way::Sockets { sockets, .. } => debug.field("sockets", sockets),

@@ -146,8 +146,9 @@ pub trait Monitor: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] where the driver cannot; [`Error::Qmp`] where the agent answers with an error;
-    /// [`Error::Libvirt`] where the domain has no agent or it does not answer, among others.
+    /// [`Error::Unsupported`] where the driver cannot; [`Error::Libvirt`] where the domain has no agent, where it does not
+    /// answer ([`Error::is_agent_unresponsive`]), and where it answers with an error, of which libvirt hands on the text
+    /// alone; [`Error::Qmp`] where the whole of that error comes.
     ///
     /// # Cancel safety
     ///

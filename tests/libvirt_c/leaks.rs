@@ -70,6 +70,10 @@ impl Before {
     /// Waits until all is as it was, and checks that libvirt took so many connections back for good.
     #[track_caller]
     fn is_as_now(&self, connections: usize) {
+        let closed = || CLOSED.lock().unwrap().len();
+        // A thread that has just been started has no name yet, so that no thread of a name is not enough.
+        let all = poll_until(PATIENCE, || (closed() >= connections).then_some(()));
+        assert!(all.is_some(), "{} of {connections} were closed", closed());
         settled();
         let left = poll_until(PATIENCE, || files().is_subset(&self.files).then_some(()));
         assert!(

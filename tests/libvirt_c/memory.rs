@@ -1,5 +1,8 @@
 //! The part with `unsafe` under valgrind's memcheck, and in programs with an event loop of their own.
 
+use std::fs::File;
+use std::os::fd::AsFd;
+
 use libvirt_qmp::{Command, MonitorExt};
 use serde_json::Value;
 
@@ -10,9 +13,15 @@ use super::*;
 /// What valgrind ends with where it has found something.
 const FOUND: i32 = 99;
 
-const VALGRIND: [&str; 9] = [
+const VALGRIND: [&str; 14] = [
+    // What hangs must not keep the tests.
+    "timeout",
+    "-k",
+    "5",
+    "600",
     "valgrind",
     "--tool=memcheck",
+    "--fair-sched=try",
     "--leak-check=full",
     "--show-leak-kinds=definite",
     "--errors-for-leak-kinds=definite",
@@ -22,11 +31,12 @@ const VALGRIND: [&str; 9] = [
     "--quiet",
 ];
 
-/// Everything that goes through the fence: connections, commands, a file, errors, lists, events, and all their ends.
+/// What goes through the fence: connections, commands, a file, errors, events, and all their ends.
 async fn use_it(uri: &str) {
-    use std::os::fd::AsFd;
+    // Under valgrind on a loaded machine everything takes its time.
+    let config = Config::new().connect_timeout(None).call_timeout(None);
     for _ in 0..3 {
-        let monitor = LibvirtC::new(uri, "one");
+        let monitor = LibvirtC::with_config(uri, "one", config.clone());
         let mut events = monitor.events().await.unwrap();
         for (command, event) in [
             ("stop", "STOP"),
@@ -36,7 +46,7 @@ async fn use_it(uri: &str) {
             let _: Value = monitor.execute(Command::new(command)).await.unwrap();
             next_of(&mut events, &[event]).await;
         }
-        let null = std::fs::File::open("/dev/null").unwrap();
+        let null = File::open("/dev/null").unwrap();
         let add = br#"{"execute":"add-fd"}"#;
         monitor.run_with_files(add, &[null.as_fd()]).await.unwrap();
         monitor
@@ -49,14 +59,16 @@ async fn use_it(uri: &str) {
         let late = monitor.events().await.unwrap();
         monitor.disconnect().await.unwrap();
         drop(late);
-        let by_drop = LibvirtC::new(uri, "one");
+        let by_drop = LibvirtC::with_config(uri, "one", config.clone());
         let _: Value = by_drop.query("status").await.unwrap();
     }
-    let nobody = LibvirtC::new(uri, "nobody").connect().await;
+    let nobody = LibvirtC::with_config(uri, "nobody", config.clone());
+    let nobody = nobody.connect().await;
     assert!(nobody.unwrap_err().is_not_found());
-    let no_monitor = LibvirtC::new("test:///default", "test");
+    let no_monitor = LibvirtC::with_config("test:///default", "test", config.clone());
     assert!(no_monitor.events().await.unwrap_err().is_unsupported());
-    let no_socket = LibvirtC::new("qemu+unix:///session?socket=/nonexistent/socket", "one");
+    let no_socket = "qemu+unix:///session?socket=/nonexistent/socket";
+    let no_socket = LibvirtC::with_config(no_socket, "one", config);
     assert!(no_socket.connect().await.unwrap_err().is_unavailable());
 }
 

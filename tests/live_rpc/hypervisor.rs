@@ -58,6 +58,64 @@ async fn domains_of_a_daemon_and_their_monitors() {
     assert!(told.contains(&daemon), "{daemon}: {told}");
 }
 
+#[tokio::test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
+async fn domains_by_virsh_with_names_that_mean_something_to_a_shell() {
+    let lab = Lab::start();
+    let host = Hypervisor::virsh(lab.client_uri());
+    assert!(host.domains().await.unwrap().is_empty());
+    lab.guest("one");
+    let odd = "a  'b' \"c\"; $(false) `x` # \\ \u{e9} --id";
+    let xml = |name: &str| {
+        let name = name.replace('&', "&amp;").replace('<', "&lt;");
+        format!(
+            "<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory>\
+             <os><type arch='x86_64' machine='pc'>hvm</type></os></domain>"
+        )
+    };
+    for (number, name) in [odd, "7", "-"].into_iter().enumerate() {
+        let file = lab.dir().join(format!("odd{number}.xml"));
+        std::fs::write(&file, xml(name)).unwrap();
+        lab.virsh(&["define", file.to_str().unwrap()]);
+    }
+    let mut domains = host.domains().await.unwrap();
+    domains.sort_by(|a, b| a.name.cmp(&b.name));
+    let names: Vec<&str> = domains.iter().map(|domain| domain.name.as_str()).collect();
+    assert_eq!(names, ["-", "7", odd, "one"]);
+    for domain in &domains {
+        assert_eq!(domain.is_active(), domain.name == "one", "{domain:?}");
+        let uuid = domain.uuid.unwrap().to_string();
+        assert_eq!(lab.virsh(&["domname", &uuid]), domain.name);
+    }
+    assert_eq!(domains[3].uuid, Some(uuid_of("one")));
+    let monitor = host.monitor("one");
+    monitor.version().await.unwrap();
+    monitor.disconnect().await.unwrap();
+    let error = host
+        .monitor(odd)
+        .run(br#"{"execute":"stop"}"#)
+        .await
+        .unwrap_err();
+    assert!(error.is_not_running(), "{error}");
+    // Whatever lies between, the host says the same of itself.
+    let version = host.version().await.unwrap();
+    assert!(version.is_some());
+    assert_eq!(
+        version,
+        Hypervisor::libvirt(open(&lab).await)
+            .version()
+            .await
+            .unwrap()
+    );
+    let nowhere = Hypervisor::virsh("qemu+unix:///session?socket=/nonexistent/socket");
+    for error in [
+        nowhere.domains().await.unwrap_err(),
+        nowhere.version().await.unwrap_err(),
+    ] {
+        assert!(error.is_unavailable(), "{error:?}");
+    }
+}
+
 #[cfg(feature = "libvirt-c")]
 #[tokio::test]
 #[ignore = "needs libvirtd and QEMU: run tests/run"]

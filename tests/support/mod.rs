@@ -8,6 +8,7 @@
     reason = "a helper that cannot do its work fails the test that called it"
 )]
 
+pub(crate) mod capabilities;
 pub(crate) mod conformance;
 pub(crate) mod fds;
 pub(crate) mod guest_agent;

@@ -98,6 +98,21 @@ async fn an_unknown_domain_is_not_found_and_may_be_tried_again() {
 }
 
 #[tokio::test]
+async fn a_domain_is_not_missing_because_the_daemon_is() {
+    for lookup in ["domuuid", "domname"] {
+        let fake = Fake::new(&format!(
+            r#"{lookup}() {{
+                fail "Disconnected from fake:///x due to end of file"
+                fail "failed to get domain 'one'"
+                return 1
+            }}"#
+        ));
+        let error = soon(fake.monitor().connect()).await.unwrap_err();
+        assert!(error.is_unavailable() && !error.is_not_found(), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_name_that_is_a_number_is_never_taken_for_an_id() {
     let fake = Fake::new(
         r#"list() {

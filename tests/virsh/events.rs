@@ -54,7 +54,8 @@ async fn a_stream_begins_when_libvirt_has_registered() {
     }
     assert_eq!(last, "LATE");
     monitor.disconnect().await.unwrap();
-    assert!(next(&mut events).await.is_none());
+    let item = next(&mut events).await;
+    assert!(item.is_none(), "{item:?}");
     fake.assert_gone();
 }
 

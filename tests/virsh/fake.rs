@@ -21,8 +21,8 @@ printf '%s\n' "$*" >>"$dir/argv"
 printf '%s\n' "$XDG_CACHE_HOME" >>"$dir/cache"
 
 note() { printf '%s\n' "$2" >>"$dir/$1"; }
-# Waits until the test opens the gate.
-gate() { read -r _ <"$dir/$1"; }
+# Waits until the test opens the gate. The end of the pipe alone may be that of whoever opened it for the wait before.
+gate() { until read -r _ <"$dir/$1"; do :; done; }
 fail() { printf 'error: %s\n' "$1" >&2; }
 registered() {
     echo '2026-01-01 00:00:00.000+0000: 1: info : virNetClientCallDispatch:1 : RPC_CLIENT_MSG_RX: client=0x1 len=32' \
@@ -38,7 +38,7 @@ echo_line() { printf '%s\n' "$1"; }
 monitor() { echo '{"return":{},"id":"libvirt-1"}'; }
 agent() { echo '{"return":{}}'; }
 with_file() { monitor "$1"; }
-events() { registered; while read -r _ <"$dir/event"; do event STOP; done; }
+events() { registered; while gate event; do event STOP; done; }
 "#;
 
 const TAIL: &str = r#"

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::end::End;
 use super::event_loop::cannot_start;
-use crate::connection::{Deadline, sleep_until};
+use crate::connection::{Deadline, leaves_no_time, sleep_until};
 use crate::error::{EndCause, Error, Phase};
 
 /// A thread that owns an `S` and does what it is given, in order.
@@ -77,6 +77,9 @@ impl<S: Send + 'static> Lane<S> {
         wait: Wait,
         work: impl FnOnce(&mut S) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        if leaves_no_time(wait.deadline) {
+            return Err(wait.timed_out(false));
+        }
         let turn = tokio::select! {
             biased;
             cause = self.end.wait() => return Err(Error::disconnected(cause, false)),

@@ -57,6 +57,9 @@ const LEVEL_ERROR: i32 = 2;
 /// What virsh says first where it has no connection.
 const NO_CONNECTION: &str = "failed to connect to the hypervisor";
 
+/// What virsh says when it notices that it has lost its connection, before the URI.
+const LOST: &str = "Disconnected from ";
+
 /// How an error begins that says that virsh has lost its connection, or tries to have another.
 const LOSSES: [&str; 7] = [
     "End of file while reading data",
@@ -104,8 +107,10 @@ pub(super) fn of_command(stderr: &[u8], procedure: &'static str) -> Error {
 /// The error of a virsh that has ended although it should have connected to `uri` and done something.
 pub(super) fn of_connecting(stderr: &[u8], uri: &str, procedure: &'static str) -> Error {
     let messages = messages(stderr);
-    let connected = !messages.is_empty() && !messages.iter().any(|text| text == NO_CONNECTION);
-    if connected {
+    let never = messages.is_empty() || messages.iter().any(|text| text == NO_CONNECTION);
+    // virsh says of a look-up that the connection was lost under only that it has found nothing.
+    let lost = is_loss(stderr) || messages.iter().any(|text| text.starts_with(LOST));
+    if !never && !lost {
         return of_command(stderr, procedure);
     }
     let reasons: Vec<String> = messages
@@ -114,7 +119,7 @@ pub(super) fn of_connecting(stderr: &[u8], uri: &str, procedure: &'static str) -
         .collect();
     let error = libvirt(&reasons, procedure);
     match error.code {
-        LibvirtError::INTERNAL_ERROR | LibvirtError::RPC => {
+        code if lost || matches!(code, LibvirtError::INTERNAL_ERROR | LibvirtError::RPC) => {
             let reason = match reasons.is_empty() {
                 true => "virsh ended and said nothing".to_owned(),
                 false => reasons.join(": "),
@@ -176,7 +181,7 @@ pub(super) fn is_loss(stderr: &[u8]) -> bool {
 /// Why the connection has ended, where a line of standard error says that it has.
 pub(super) fn loss(line: &[u8], config: &Config) -> Option<EndCause> {
     let line = std::str::from_utf8(line).ok()?;
-    let rest = line.strip_prefix("error: Disconnected from ")?.trim_end();
+    let rest = line.strip_prefix("error: ")?.strip_prefix(LOST)?.trim_end();
     Some(match config.keepalive {
         Some(keepalive) if rest.ends_with("due to keepalive timeout") => {
             EndCause::KeepaliveTimeout {
@@ -317,6 +322,13 @@ mod tests {
         assert!(connecting(denied).is_denied());
         assert!(connecting("").is_unavailable());
         assert!(connecting("error: failed to get domain 'x'\n").is_not_found());
+        for lost in [
+            "error: Disconnected from qemu:///x due to end of file\nerror: failed to get domain 'x'\n",
+            "error: failed to get domain 'x'\nerror: End of file while reading data: Input/output error\n",
+        ] {
+            let error = connecting(lost);
+            assert!(error.is_unavailable() && !error.is_not_found(), "{error:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod events;
 mod failure;
+mod list;
 mod lookup;
 mod opener;
 mod process;
@@ -20,15 +21,15 @@ use serde_json::value::RawValue;
 
 use super::{finish, refuse_oob};
 use crate::config::Config;
-use crate::connection::{CallOptions, Limits, deadline, sleep_until, timed_out};
+use crate::connection::{CallOptions, Deadline, Limits, deadline, sleep_until, timed_out};
 use crate::error::{Error, Phase};
 use crate::inflight::Progress;
-use crate::libvirt::DomainKey;
+use crate::libvirt::{Domain, DomainKey};
 use crate::monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell,
 };
 use crate::protocol::remote::STRING_MAX;
-use crate::qmp::{CommandError, RawCommand};
+use crate::qmp::{CommandError, RawCommand, Version};
 use crate::queue::QueueOptions;
 use events::Source;
 use lookup::LONGEST_ARGUMENT;
@@ -44,7 +45,7 @@ const MONITOR_COMMAND: &str = "qemu-monitor-command";
 const GONE: Duration = Duration::from_secs(5);
 
 /// The QEMU monitor of one domain, through the program `virsh`, libvirt's own client. It reaches whatever virsh reaches:
-/// `qemu+ssh://` too, with the user's keys and agent.
+/// `qemu+ssh://` too, with the user's keys and agent, but there is no terminal to ask for a password on.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), libvirt_qmp::Error> {
@@ -104,6 +105,14 @@ pub struct Virsh {
     schema: SchemaCell,
 }
 
+fn launcher(uri: impl Into<String>, config: &Config) -> Launcher {
+    Launcher {
+        program: "virsh".into(),
+        uri: uri.into(),
+        config: config.clone(),
+    }
+}
+
 impl Virsh {
     /// A monitor for `domain` (a name, or a UUID) on the hypervisor that virsh connects to by `uri`, such as
     /// `qemu:///system`. Nothing is started yet.
@@ -119,11 +128,7 @@ impl Virsh {
         config: Config,
     ) -> Self {
         Virsh {
-            launcher: Launcher {
-                program: "virsh".into(),
-                uri: uri.into(),
-                config,
-            },
+            launcher: launcher(uri, &config),
             key: domain.into(),
             commands: Opener::new(),
             agent: Opener::new(),
@@ -136,6 +141,19 @@ impl Virsh {
     pub fn program(mut self, program: impl AsRef<OsStr>) -> Self {
         self.launcher.program = program.as_ref().to_owned();
         self
+    }
+
+    /// All domains at `uri`, active or not, by a virsh for this alone.
+    pub(crate) async fn domains(uri: &str, config: &Config) -> Result<Vec<Domain>, Error> {
+        list::domains(&launcher(uri, config), deadline(config.call_timeout)).await
+    }
+
+    /// The hypervisor at `uri` by its name, its version, and that of its libvirt.
+    pub(crate) async fn versions(
+        uri: &str,
+        config: &Config,
+    ) -> Result<(String, Version, Version), Error> {
+        list::versions(&launcher(uri, config), deadline(config.call_timeout)).await
     }
 
     /// The session for commands, opened where this is the first use.
@@ -170,16 +188,15 @@ impl Virsh {
     async fn run_command(&self, text: &[u8], options: RunOptions<'_>) -> Result<Bytes, Error> {
         let command = RawCommand::parse(text)?;
         refuse_oob(&command)?;
-        let timeout = self.timeout(&options);
         let said = match *options.own_files() {
             [] => {
                 let line = quoted(&command.without_id())?;
                 let session = self.session().await?;
                 let uuid = session.domain().uuid;
                 let line = format!("{MONITOR_COMMAND} --domain {uuid} --cmd {line}");
-                session.call(&line, timeout).await?
+                session.call(&line, self.deadline(&options, &line)).await?
             }
-            [file] => self.run_with_file(&command, file, timeout).await?,
+            [file] => self.run_with_file(&command, file, &options).await?,
             _ => {
                 let what = "virsh passes one file descriptor with a command, not several";
                 return Err(Error::Unsupported(what.to_owned()));
@@ -194,7 +211,7 @@ impl Virsh {
         &self,
         command: &RawCommand<'_>,
         file: BorrowedFd<'_>,
-        timeout: Option<Duration>,
+        options: &RunOptions<'_>,
     ) -> Result<Said, Error> {
         let mut argument = String::new();
         write_ascii(utf8(&command.without_id())?, &mut argument);
@@ -206,7 +223,7 @@ impl Virsh {
         let session = self.session().await?;
         let options = CallOptions {
             phase: Phase::Reply,
-            deadline: deadline(timeout.map(|timeout| timeout.saturating_add(grace(&argument)))),
+            deadline: self.deadline(options, &argument),
             limits: Limits::None,
         };
         let turn = tokio::select! {
@@ -263,7 +280,9 @@ impl Virsh {
         };
         let line = format!("{PROCEDURE} --domain {uuid}{how} --cmd {line}");
         let agent = self.agent_session(&session).await?;
-        let said = agent.call(&line, self.launcher.config.call_timeout).await?;
+        let said = agent
+            .call(&line, self.deadline(&RunOptions::new(), &line))
+            .await?;
         finish(reply(said, PROCEDURE)?, command.user_id(), text)
     }
 
@@ -296,10 +315,12 @@ impl Virsh {
         Ok(events.filtered(filter))
     }
 
-    fn timeout(&self, options: &RunOptions<'_>) -> Option<Duration> {
-        options
-            .own_timeout()
-            .unwrap_or(self.launcher.config.call_timeout)
+    /// The deadline of a call: its own, or the configured one and what a long command needs on top.
+    fn deadline(&self, options: &RunOptions<'_>, command: &str) -> Deadline {
+        deadline(options.own_timeout().unwrap_or_else(|| {
+            let timeout = self.launcher.config.call_timeout?;
+            Some(timeout.saturating_add(grace(command)))
+        }))
     }
 
     async fn end(&self) -> Result<(), Error> {

@@ -37,6 +37,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What a process may say in all. libvirt's own limit for a reply is a quarter of it.
 const MOST_OUTPUT: u64 = 16 << 20;
 
+/// virsh takes an `int`.
+const MOST_SECONDS: f64 = 2_147_483_647.0;
+
 /// What makes virsh or libvirt say more than it is asked for, in another language, or in another width.
 const UNWANTED: [&str; 11] = [
     "LANG",
@@ -121,9 +124,12 @@ impl Launcher {
         }
         match self.config.keepalive {
             Some(keepalive) => {
-                let seconds = keepalive.interval.as_secs_f64().ceil();
+                let seconds = keepalive.interval.as_secs_f64().ceil().min(MOST_SECONDS);
                 command.args(["-k", &format!("{seconds:.0}")]);
-                command.args(["-K", &keepalive.count.to_string()]);
+                command.args([
+                    "-K",
+                    &keepalive.count.min(i32::MAX.unsigned_abs()).to_string(),
+                ]);
             }
             None => drop(command.args(["-k", "0"])),
         }

@@ -22,7 +22,7 @@ use super::failure;
 use super::process::{Launcher, Process, Started, last_words};
 use super::transcript::{Line, Lines, Marks, Said, Transcript};
 use crate::config::Config;
-use crate::connection::{CallOptions, Connection, Deadline, Limits, deadline, spawn};
+use crate::connection::{CallOptions, Connection, Deadline, Limits, spawn};
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::{Found, Waiter};
 use crate::qmp::EventDomain;
@@ -52,6 +52,13 @@ struct Shared {
     marks: Marks,
     /// What virsh said on standard error last, for when connecting fails.
     last_words: Mutex<Vec<u8>>,
+}
+
+impl Shared {
+    fn keep(&self, last_words: Vec<u8>) {
+        let kept = self.last_words.lock();
+        *kept.unwrap_or_else(PoisonError::into_inner) = last_words;
+    }
 }
 
 impl Session {
@@ -144,13 +151,8 @@ impl Session {
     }
 
     /// Runs one command line of virsh and waits for all that it says to it.
-    pub(super) async fn call(
-        &self,
-        command: &str,
-        timeout: Option<Duration>,
-    ) -> Result<Said, Error> {
-        let timeout = timeout.map(|timeout| timeout.saturating_add(grace(command)));
-        self.send(command, Phase::Reply, deadline(timeout)).await
+    pub(super) async fn call(&self, command: &str, deadline: Deadline) -> Result<Said, Error> {
+        self.send(command, Phase::Reply, deadline).await
     }
 
     async fn send(&self, command: &str, phase: Phase, deadline: Deadline) -> Result<Said, Error> {
@@ -235,6 +237,7 @@ async fn listen(
                 Ok(0) | Err(_) => stderr_open = false,
                 Ok(length) => {
                     if let Some(cause) = complain(&mut transcript, &mut lines, &err[..length], config) {
+                        shared.keep(transcript.complaints().to_vec());
                         return cause;
                     }
                 }
@@ -244,6 +247,7 @@ async fn listen(
             if said.output.as_ref().is_none_or(|output| output.is_empty())
                 && failure::is_loss(&said.errors)
             {
+                shared.keep(said.errors);
                 return EndCause::PeerClosed;
             }
             answer(shared, serial, said);
@@ -253,10 +257,7 @@ async fn listen(
     rest.extend_from_slice(lines.rest());
     last_words(&mut stderr, &mut rest).await;
     let cause = failure::of_end(&rest, config);
-    *shared
-        .last_words
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner) = rest;
+    shared.keep(rest);
     cause
 }
 
