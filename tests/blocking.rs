@@ -13,10 +13,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libvirt_qmp::blocking::{
-    self, Blocking, Libvirt, LibvirtRpc, Monitor, MonitorExt, SocketMonitor,
+    self, Blocking, Callbacks, DomainExt, Hypervisor, Libvirt, LibvirtRpc, Monitor, MonitorExt,
+    SocketMonitor, Virsh, WaitExt,
 };
 use libvirt_qmp::testing::{FakeLibvirtd, FakeQemu, Reply};
-use libvirt_qmp::{Command, Config, EndCause, Error, EventOptions, Phase, RunOptions};
+use libvirt_qmp::{
+    After, Command, Config, EndCause, Error, EventFilter, EventOptions, Mirror, Phase, RunOptions,
+    Transaction, Wait,
+};
 use serde_json::{Value, json};
 
 const STATUS: &[u8] = br#"{"execute":"query-status"}"#;
@@ -337,4 +341,158 @@ fn a_task_that_was_refused_goes_on() {
         sum
     });
     assert_eq!(sum, 499 * 250);
+}
+
+#[test]
+fn waits_and_the_history_are_there_without_async() {
+    let (qemu, monitor) = machine();
+    let history = monitor.history(16).unwrap();
+    let (value, how) = monitor
+        .run_and_wait(Command::new("stop"), Wait::stop(), PATIENCE)
+        .unwrap();
+    assert_eq!(
+        (value.get(), how.event().unwrap().name.as_str()),
+        ("{}", "STOP")
+    );
+    // It is so already: the question says it.
+    assert!(
+        monitor
+            .wait_for(Wait::stop(), PATIENCE)
+            .unwrap()
+            .is_already()
+    );
+    let late = monitor
+        .wait_for("RESET", Duration::from_millis(1))
+        .unwrap_err();
+    assert!(late.is_timeout(), "{late}");
+
+    let found = history.get_events("STOP", After::Any, PATIENCE).unwrap();
+    assert_eq!(found.events.len(), 1);
+    let mark = history.mark();
+    qemu.event("RESUME", None);
+    let resumed = history
+        .wait_for("RESUME", After::Seq(mark), PATIENCE)
+        .unwrap();
+    assert_eq!(resumed.seq, mark + 1);
+    let both = history.find_events(EventFilter::any(), After::Any);
+    assert_eq!(both.events.len(), 2);
+    history.clear();
+    let mut cursor = 0;
+    assert!(history.pull(&mut cursor).events.is_empty());
+
+    let (tell, told) = std::sync::mpsc::channel();
+    let handler = monitor
+        .on_event("RESET", move |item| tell.send(item.unwrap().name).unwrap())
+        .unwrap();
+    qemu.event("POWERDOWN", None).event("RESET", None);
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), "RESET");
+    drop(handler);
+    // The callback, and what it holds, goes with its handle.
+    assert!(told.recv_timeout(PATIENCE).is_err());
+}
+
+#[test]
+fn callbacks_may_block_where_nothing_is_async() {
+    let (_qemu, monitor) = machine();
+    let callbacks = Callbacks::new(monitor).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let say = tell.clone();
+    let handler = callbacks
+        .on_event("STOP", move |_, item| say.send(item.unwrap().name).unwrap())
+        .unwrap();
+    callbacks.command(Command::new("stop"), move |callbacks, reply| {
+        // A thread of its own: it may wait.
+        let shared = blocking::wait(async { Ok::<_, Error>(reply.unwrap().get().to_owned()) });
+        callbacks.command(Command::new("no-such"), move |_, reply| {
+            assert!(reply.unwrap_err().is_command_not_found());
+            tell.send(shared.unwrap()).unwrap();
+        });
+    });
+    callbacks.wait_idle().unwrap();
+    let mut said: Vec<String> = told.try_iter().collect();
+    said.sort();
+    assert_eq!(said, ["STOP", "{}"]);
+    assert_eq!(callbacks.panics(), 0);
+    drop(handler);
+}
+
+#[test]
+fn the_helpers_for_a_guest_are_there_without_async() {
+    let (qemu, monitor) = machine();
+    qemu.name("vm-1");
+    assert_eq!(monitor.name().unwrap().as_deref(), Some("vm-1"));
+    assert!(monitor.status().unwrap().running);
+    assert!(monitor.uuid().unwrap().is_nil());
+    assert!(
+        monitor
+            .supported_commands()
+            .unwrap()
+            .contains(&"stop".to_owned())
+    );
+    assert_eq!(monitor.cpus().unwrap().len(), 1);
+    assert!(monitor.block_devices().unwrap().is_empty());
+    assert!(monitor.block_stats().unwrap().is_empty());
+    assert!(monitor.block_jobs().unwrap().is_empty());
+    assert!(monitor.jobs().unwrap().is_empty());
+    assert!(monitor.pci().unwrap().is_empty());
+    for call in [
+        SocketMonitor::powerdown,
+        SocketMonitor::reset,
+        SocketMonitor::stop,
+        SocketMonitor::cont,
+    ] {
+        call(&monitor).unwrap();
+    }
+    let done = |job: &str| {
+        let data = json!({"device": job, "type": "mirror", "len": 1, "offset": 1, "speed": 0});
+        (data.clone(), data)
+    };
+    let (ready, completed) = done("m");
+    qemu.on(
+        "drive-mirror",
+        Reply::value(json!({})).event_after("BLOCK_JOB_READY", ready),
+    );
+    qemu.on(
+        "block-job-complete",
+        Reply::value(json!({})).event_after("BLOCK_JOB_COMPLETED", completed),
+    );
+    let mirror = Mirror::to_file("m", "disk0", "/images/copy");
+    monitor.mirror(mirror, PATIENCE).unwrap();
+    monitor.complete_job("m", PATIENCE).unwrap();
+    monitor.screendump("/nonexistent").unwrap_err();
+
+    qemu.on("query-qmp-schema", json!([]));
+    assert!(monitor.supported_events().unwrap().is_empty());
+    let unknown = Command::new("stop");
+    assert!(monitor.schema().unwrap().check(&unknown).is_err());
+    let abort = Transaction::new().action("abort", json!({}));
+    // This QEMU has none: it is what says so.
+    let refused = monitor.transaction(abort).unwrap_err();
+    assert!(refused.is_command_not_found(), "{refused}");
+    monitor.quit().unwrap();
+}
+
+#[test]
+fn hypervisors_are_there_without_async() {
+    let (libvirtd, qemu) = (FakeLibvirtd::new(), FakeQemu::new());
+    libvirtd.domain("vm-1", &qemu);
+    let conn = on_the_runtime(|| libvirtd.connect());
+    let libvirt = Libvirt::open(conn, Config::new()).unwrap();
+    let host = Hypervisor::libvirt(libvirt);
+    assert_eq!(host.domains().unwrap()[0].name, "vm-1");
+    assert!(host.version().unwrap().is_some());
+    assert!(host.monitor("vm-1").status().unwrap().running);
+
+    let path = socket("host");
+    on_the_runtime(|| qemu.listen_unix(&path)).unwrap();
+    let host = Hypervisor::sockets([("one", path)]);
+    let domains = host.domains().unwrap();
+    assert!(domains[0].is_active(), "{domains:?}");
+    assert!(host.monitor("one").version().is_ok());
+    assert!(host.monitor("two").connect().unwrap_err().is_unavailable());
+
+    // A program that is not there: the driver is, and says so.
+    let virsh = Virsh::new("test:///default", "vm-1").program("/nonexistent/virsh");
+    let error = virsh.connect().unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/virsh"), "{error}");
 }

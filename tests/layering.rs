@@ -86,7 +86,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "blocking",
-        &["qmp", "config", "error", "monitor", "libvirt", "driver"],
+        &[
+            "qmp",
+            "types",
+            "config",
+            "error",
+            "monitor",
+            "wait",
+            "domain",
+            "libvirt",
+            "driver",
+            "hypervisor",
+        ],
     ),
 ];
 

@@ -1,5 +1,6 @@
 //! How the blocking drivers are made, and what a session with libvirtd can do. Imports driver, libvirt, config, error, `super`.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -8,7 +9,9 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, ToSocketAddrs, UnixStream};
 
-use super::{Blocking, Libvirt, LibvirtRpc, SocketMonitor, wait};
+#[cfg(feature = "libvirt-c")]
+use super::LibvirtC;
+use super::{Blocking, Libvirt, LibvirtRpc, SocketMonitor, Virsh, wait};
 use crate::config::Config;
 use crate::driver;
 use crate::error::{EndCause, Error, Phase};
@@ -56,6 +59,45 @@ impl LibvirtRpc {
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         Blocking(driver::LibvirtRpc::with_config(domain, conn, config))
+    }
+}
+
+impl Virsh {
+    /// The monitor of `domain` at `uri`, such as `qemu+ssh://host/system`, through the program `virsh`: see
+    /// [`crate::Virsh::new`].
+    pub fn new(uri: impl Into<String>, domain: impl Into<DomainKey>) -> Self {
+        Blocking(driver::Virsh::new(uri, domain))
+    }
+
+    /// As [`new`](Virsh::new), with settings.
+    pub fn with_config(
+        uri: impl Into<String>,
+        domain: impl Into<DomainKey>,
+        config: Config,
+    ) -> Self {
+        Blocking(driver::Virsh::with_config(uri, domain, config))
+    }
+
+    /// Uses another program than `virsh`: see [`crate::Virsh::program`].
+    pub fn program(self, program: impl AsRef<OsStr>) -> Self {
+        Blocking(self.0.program(program))
+    }
+}
+
+#[cfg(feature = "libvirt-c")]
+impl LibvirtC {
+    /// The monitor of `domain` at `uri`, through libvirt's C library: see [`crate::LibvirtC::new`].
+    pub fn new(uri: impl Into<String>, domain: impl Into<DomainKey>) -> Self {
+        Blocking(driver::LibvirtC::new(uri, domain))
+    }
+
+    /// As [`new`](LibvirtC::new), with settings.
+    pub fn with_config(
+        uri: impl Into<String>,
+        domain: impl Into<DomainKey>,
+        config: Config,
+    ) -> Self {
+        Blocking(driver::LibvirtC::with_config(uri, domain, config))
     }
 }
 

@@ -40,11 +40,13 @@
 //! are refused with [`Error::Unsupported`], and the connections it inherited are the parent's: they must not be used there. What
 //! `std::process::Command` starts is not concerned.
 
+mod domain;
 mod drivers;
 mod events;
 mod monitor;
 mod runtime;
 mod sockets;
+mod waiting;
 
 use std::fmt;
 
@@ -52,14 +54,16 @@ use crate::driver;
 use crate::error::Error;
 use crate::libvirt;
 
+pub use domain::{DomainExt, Hypervisor};
 pub use events::Events;
 pub use monitor::{Monitor, MonitorExt};
 pub use runtime::wait;
+pub use waiting::{Callbacks, History, WaitExt};
 
 /// A thing of the async crate whose calls wait.
 ///
-/// Around a [driver](crate::Monitor) it is a [`Monitor`], and [`MonitorExt`] comes with that. Any `T` has
-/// [`wait`](Blocking::wait).
+/// Around a [driver](crate::Monitor) it is a [`Monitor`], and [`MonitorExt`], [`WaitExt`] and [`DomainExt`]
+/// come with that. Any `T` has [`wait`](Blocking::wait).
 pub struct Blocking<T>(T);
 
 /// [`crate::LibvirtRpc`], blocking.
@@ -67,6 +71,13 @@ pub type LibvirtRpc = Blocking<driver::LibvirtRpc>;
 
 /// [`crate::SocketMonitor`], blocking.
 pub type SocketMonitor = Blocking<driver::SocketMonitor>;
+
+/// [`crate::Virsh`], blocking.
+pub type Virsh = Blocking<driver::Virsh>;
+
+/// [`crate::LibvirtC`], blocking.
+#[cfg(feature = "libvirt-c")]
+pub type LibvirtC = Blocking<driver::LibvirtC>;
 
 /// [`crate::Libvirt`], blocking.
 pub type Libvirt = Blocking<libvirt::Libvirt>;

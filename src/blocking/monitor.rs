@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::{Blocking, Events, wait};
 use crate::error::Error;
 use crate::monitor::{self, AgentTimeout, EventOptions, MonitorExt as _, RunOptions};
-use crate::qmp::{Command, Version};
+use crate::qmp::{Command, Schema, Transaction, Version};
 
 /// [`crate::Monitor`], blocking: a QEMU monitor, however it is reached. It can be used as an object.
 ///
@@ -155,6 +155,25 @@ pub trait MonitorExt: Monitor {
     /// Those of [`crate::MonitorExt::version`] and of [`wait`].
     fn version(&self) -> Result<Version, Error> {
         wait(self.as_async().version())
+    }
+
+    /// What QEMU's commands, arguments and events are (`query-qmp-schema`), asked for once: see
+    /// [`crate::MonitorExt::schema`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`crate::MonitorExt::schema`] and of [`wait`].
+    fn schema(&self) -> Result<Schema, Error> {
+        wait(self.as_async().schema())
+    }
+
+    /// Runs a `transaction`: see [`crate::MonitorExt::transaction`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`crate::MonitorExt::transaction`] and of [`wait`].
+    fn transaction(&self, transaction: Transaction) -> Result<(), Error> {
+        wait(self.as_async().transaction(transaction))
     }
 }
 

@@ -13,4 +13,5 @@ mod support;
 mod libvirtd;
 mod qemu;
 mod raw;
+mod tour;
 mod virsh;
