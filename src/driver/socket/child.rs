@@ -1,13 +1,14 @@
 //! QEMU as a child process that speaks QMP on its standard input and output. Imports error.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 
 use crate::error::Error;
 
@@ -17,10 +18,15 @@ const GRACE: Duration = Duration::from_secs(30);
 /// How often a child that ends is looked after.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+/// Bytes of standard error that are passed over at once.
+const DRAIN: usize = 4096;
+
 /// The standard input and output of a child that ends with it.
 pub(super) struct ChildStream {
     stdin: ChildStdin,
     stdout: ChildStdout,
+    /// Where it is piped and nobody has taken it: what comes there is passed over, since a full pipe stops QEMU.
+    stderr: Option<ChildStderr>,
     /// Always there but while it is dropped.
     child: Option<Child>,
     /// Whether the child has closed its output.
@@ -34,6 +40,7 @@ impl ChildStream {
             (Some(stdin), Some(stdout)) => Ok(ChildStream {
                 stdin,
                 stdout,
+                stderr: child.stderr.take(),
                 child: Some(child),
                 ended: false,
             }),
@@ -52,6 +59,21 @@ impl ChildStream {
     }
 }
 
+impl ChildStream {
+    /// Passes over what has come on standard error.
+    fn drain_errors(&mut self, cx: &mut Context<'_>) {
+        let mut bytes = [MaybeUninit::uninit(); DRAIN];
+        while let Some(stderr) = &mut self.stderr {
+            let mut passed_over = ReadBuf::uninit(&mut bytes);
+            match Pin::new(stderr).poll_read(cx, &mut passed_over) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(())) if !passed_over.filled().is_empty() => {}
+                Poll::Ready(_) => self.stderr = None,
+            }
+        }
+    }
+}
+
 impl AsyncRead for ChildStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -63,6 +85,8 @@ impl AsyncRead for ChildStream {
         if matches!(result, Poll::Ready(Ok(()))) && buf.filled().len() == before {
             self.ended = buf.remaining() > 0;
         }
+        // After it: what is said there without end must not keep the rest from being read.
+        self.drain_errors(cx);
         result
     }
 }
@@ -118,4 +142,34 @@ fn reap(mut child: Child, grace: Duration) {
                 std::thread::sleep(LOOK_AGAIN);
             }
         });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::process::Command;
+
+    use super::*;
+
+    /// More than any pipe holds.
+    const LONG: &str = "head -c 3000000 /dev/zero >&2; echo done; head -c 3000000 /dev/zero >&2";
+
+    #[tokio::test]
+    async fn a_child_that_complains_is_not_stopped_by_that() {
+        let child = Command::new("sh")
+            .args(["-c", LONG])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stream = ChildStream::new(child).unwrap();
+        let mut said = String::new();
+        let reading = stream.read_to_string(&mut said);
+        let read = tokio::time::timeout(Duration::from_secs(60), reading).await;
+        assert_eq!(read.unwrap().unwrap(), 5);
+        assert_eq!(said, "done\n");
+    }
 }
