@@ -303,7 +303,6 @@ impl Handle {
         }
         let _ = thread::Builder::new()
             .name("virsh-end".to_owned())
-            .stack_size(128 * 1024)
             .spawn(move || running.wait_for(GRACE));
     }
 }
