@@ -399,3 +399,26 @@ pub(crate) async fn sleep_until(deadline: Deadline) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_timeout_is_too_long() {
+        let mut timeouts = vec![
+            Duration::MAX,
+            Duration::MAX / 2,
+            Duration::from_secs(u64::MAX),
+        ];
+        timeouts.extend((0..64).map(|bits| Duration::from_secs(u64::MAX >> bits)));
+        timeouts.extend((0..64).map(|bits| Duration::from_secs(1 << bits)));
+        for timeout in timeouts {
+            let mut sleep = Box::pin(sleep_until(deadline(Some(timeout))));
+            let polled = sleep.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(polled.is_pending(), "{timeout:?}");
+        }
+    }
+}

@@ -41,7 +41,9 @@ pub(crate) struct ChildStream {
     child: Option<Child>,
     /// Whether the child has closed its output.
     ended: bool,
-    /// Its standard error, where that is ours to read.
+    /// Its standard error, where it is piped and nobody has taken it: it is read in any case, since a full pipe stops a child.
+    stderr: Option<ChildStderr>,
+    /// What it says there, where that is of interest.
     words: Option<Words>,
 }
 
@@ -52,6 +54,7 @@ impl ChildStream {
             (Some(stdin), Some(stdout)) => Ok(ChildStream {
                 stdin: Some(stdin),
                 stdout,
+                stderr: child.stderr.take(),
                 child: Some(child),
                 ended: false,
                 words: None,
@@ -74,7 +77,7 @@ impl ChildStream {
     /// what it said on standard error, where it said anything or failed.
     pub(super) fn spawn(command: &Command, target: &str) -> Result<Self, Error> {
         let program = command.program.to_string_lossy().into_owned();
-        let mut child = tokio::process::Command::new(&command.program)
+        let child = tokio::process::Command::new(&command.program)
             .args(&command.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -84,16 +87,37 @@ impl ChildStream {
                 target: target.to_owned(),
                 source: Arc::new(io::Error::new(error.kind(), format!("{program}: {error}"))),
             })?;
-        let stderr = child.stderr.take();
         let mut stream = ChildStream::new(child)?;
         stream.words = Some(Words {
             program,
-            stderr,
             tail: VecDeque::new(),
             until: None,
             tick: None,
         });
         Ok(stream)
+    }
+}
+
+impl ChildStream {
+    /// The end of the child's output: as such where all went well or nobody asks, else as the error that it was.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            read_words(&mut self.stderr, &mut self.words, cx);
+            let (Some(words), Some(child)) = (&mut self.words, &mut self.child) else {
+                return Poll::Ready(Ok(()));
+            };
+            let status = child.try_wait().ok().flatten();
+            let now = Instant::now();
+            let until = *words.until.get_or_insert(now + LAST_WORDS_WITHIN);
+            if (status.is_some() && self.stderr.is_none()) || now >= until {
+                return Poll::Ready(words.verdict(status));
+            }
+            let tick = words
+                .tick
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK_AGAIN)));
+            ready!(tick.as_mut().poll(cx));
+            words.tick = None;
+        }
     }
 }
 
@@ -105,21 +129,17 @@ impl AsyncRead for ChildStream {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if !this.ended {
-            if let Some(words) = &mut this.words {
-                words.take(cx);
-            }
             let before = buf.filled().len();
             let result = Pin::new(&mut this.stdout).poll_read(cx, buf);
+            // After it: what is said there without end must not keep the rest from being read.
+            read_words(&mut this.stderr, &mut this.words, cx);
             let at_end = matches!(result, Poll::Ready(Ok(()))) && buf.filled().len() == before;
             this.ended = at_end && buf.remaining() > 0;
             if !this.ended {
                 return result;
             }
         }
-        match (&mut this.words, &mut this.child) {
-            (Some(words), Some(child)) => words.poll_verdict(cx, child),
-            _ => Poll::Ready(Ok(())),
-        }
+        this.poll_end(cx)
     }
 }
 
@@ -173,12 +193,26 @@ impl Drop for ChildStream {
     }
 }
 
-/// What a child says on standard error, of which the end is kept. It is read along with its output, so that a child that
-/// says much is not held up.
+/// Reads what has come on standard error, and keeps the end of it where that is of interest.
+fn read_words(stderr: &mut Option<ChildStderr>, words: &mut Option<Words>, cx: &mut Context<'_>) {
+    let mut space = [0; 1024];
+    while let Some(open) = stderr {
+        let mut buf = ReadBuf::new(&mut space);
+        match Pin::new(open).poll_read(cx, &mut buf) {
+            Poll::Pending => return,
+            Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                if let Some(words) = words {
+                    words.keep(buf.filled());
+                }
+            }
+            Poll::Ready(_) => *stderr = None,
+        }
+    }
+}
+
+/// The end of what a child has said on standard error.
 struct Words {
     program: String,
-    /// None after its end.
-    stderr: Option<ChildStderr>,
     tail: VecDeque<u8>,
     /// When to stop waiting for the last of it.
     until: Option<Instant>,
@@ -186,39 +220,10 @@ struct Words {
 }
 
 impl Words {
-    /// Takes what is there.
-    fn take(&mut self, cx: &mut Context<'_>) {
-        let mut space = [0; 1024];
-        while let Some(stderr) = &mut self.stderr {
-            let mut buf = ReadBuf::new(&mut space);
-            match Pin::new(stderr).poll_read(cx, &mut buf) {
-                Poll::Pending => return,
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    self.tail.extend(buf.filled());
-                    let over = self.tail.len().saturating_sub(LAST_WORDS);
-                    self.tail.drain(..over);
-                }
-                Poll::Ready(_) => self.stderr = None,
-            }
-        }
-    }
-
-    /// The end of the child's output: as such where all went well, else as the error that it was.
-    fn poll_verdict(&mut self, cx: &mut Context<'_>, child: &mut Child) -> Poll<io::Result<()>> {
-        loop {
-            self.take(cx);
-            let status = child.try_wait().ok().flatten();
-            let now = Instant::now();
-            let until = *self.until.get_or_insert(now + LAST_WORDS_WITHIN);
-            if (status.is_some() && self.stderr.is_none()) || now >= until {
-                return Poll::Ready(self.verdict(status));
-            }
-            let tick = self
-                .tick
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK_AGAIN)));
-            ready!(tick.as_mut().poll(cx));
-            self.tick = None;
-        }
+    fn keep(&mut self, said: &[u8]) {
+        self.tail.extend(said);
+        let over = self.tail.len().saturating_sub(LAST_WORDS);
+        self.tail.drain(..over);
     }
 
     fn verdict(&mut self, status: Option<ExitStatus>) -> io::Result<()> {
@@ -292,6 +297,25 @@ mod tests {
         let mut text = Vec::new();
         let result = stream.read_to_end(&mut text).await.map(|_| ());
         (String::from_utf8(text).unwrap(), result)
+    }
+
+    /// More than any pipe holds, before and after its output.
+    const COMPLAINTS: &str =
+        "head -c 3000000 /dev/zero >&2; echo done; head -c 3000000 /dev/zero >&2";
+
+    #[tokio::test]
+    async fn a_child_that_complains_is_not_stopped_by_that() {
+        let child = tokio::process::Command::new("sh")
+            .args(["-c", COMPLAINTS])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        for stream in [ChildStream::new(child).unwrap(), shell(COMPLAINTS)] {
+            let read = tokio::time::timeout(Duration::from_secs(60), read_to_end(stream)).await;
+            assert_eq!(read.unwrap().0, "done\n");
+        }
     }
 
     #[tokio::test]

@@ -248,7 +248,7 @@ impl SocketMonitor {
     ///
     /// The child is the monitor's from now on. When the connection ends, by [`disconnect`](Monitor::disconnect) or because
     /// the last handle is gone, it is killed (SIGKILL) and reaped. Where it has closed its output itself, as after `quit`, it
-    /// has 30 s to end before that. To keep the child, take its `stdin` and `stdout` and use [`SocketMonitor::new`] with
+    /// has 30 s to end before that. What it says on a piped standard error is passed over, unless that was taken before. To keep the child, take its `stdin` and `stdout` and use [`SocketMonitor::new`] with
     /// `tokio::io::join(stdout, stdin)`: QEMU does not end because its input does.
     ///
     /// # Errors
