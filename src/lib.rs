@@ -17,6 +17,7 @@ mod connection;
 mod domain;
 mod driver;
 mod error;
+mod guard;
 mod hypervisor;
 mod inflight;
 mod libvirt;
@@ -35,6 +36,7 @@ pub use driver::{
     GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor, Virsh,
 };
 pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
+pub use guard::Guard;
 pub use hypervisor::{DomainStatus, Hypervisor, HypervisorDomain, HypervisorVersion};
 pub use libvirt::{Domain, DomainKey, Libvirt};
 pub use monitor::{

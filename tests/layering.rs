@@ -23,6 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("inflight", &["error"]),
     ("connection", &["error", "inflight", "transport"]),
     ("monitor", &["error", "qmp", "queue"]),
+    ("guard", &["error", "qmp", "monitor"]),
     ("wait", &["error", "qmp", "queue", "monitor"]),
     ("domain", &["types", "error", "qmp", "monitor", "wait"]),
     ("typed", &["types", "qmp", "error", "monitor"]),
@@ -83,6 +84,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "qmp",
             "types",
+            "typed",
             "config",
             "error",
             "monitor",
