@@ -520,14 +520,16 @@ impl Error {
         }
     }
 
-    /// Nobody is there to connect to, or nobody answers: the socket does not exist or refuses, or the peer was silent until
-    /// a deadline of connecting.
+    /// Nobody is there to connect to, or nobody answers: the socket does not exist or refuses, the peer was silent until
+    /// a deadline of connecting, or nobody connected to a listener.
     pub fn is_unavailable(&self) -> bool {
         match self {
             Error::Connect { .. } => true,
             Error::Timeout { phase, .. } => matches!(
                 phase,
                 Phase::Dial
+                    | Phase::Accept
+                    | Phase::Handshake
                     | Phase::Greeting
                     | Phase::Negotiation
                     | Phase::Authentication
@@ -668,6 +670,38 @@ mod tests {
         assert_eq!(told("KVMMissingCap"), [false, false, false, true]);
         assert_eq!(told("OfTomorrow"), [false; 4]);
         assert!(Error::Closed.class().is_none());
+    }
+
+    #[test]
+    fn whoever_is_silent_while_connecting_is_unavailable() {
+        let silent = |phase| Error::Timeout {
+            phase,
+            after: Duration::ZERO,
+            maybe_executed: false,
+        };
+        for phase in [
+            Phase::Dial,
+            Phase::Accept,
+            Phase::Handshake,
+            Phase::Greeting,
+            Phase::Negotiation,
+            Phase::Authentication,
+            Phase::Features,
+            Phase::Open,
+            Phase::Sync,
+        ] {
+            assert!(silent(phase).is_unavailable(), "{phase}");
+        }
+        for phase in [
+            Phase::Lookup,
+            Phase::Subscription,
+            Phase::Queue,
+            Phase::Write,
+            Phase::Reply,
+            Phase::Event,
+        ] {
+            assert!(!silent(phase).is_unavailable(), "{phase}");
+        }
     }
 
     #[test]

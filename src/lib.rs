@@ -18,6 +18,7 @@ mod dial;
 mod domain;
 mod driver;
 mod error;
+mod guard;
 mod hypervisor;
 mod inflight;
 mod libvirt;
@@ -37,6 +38,7 @@ pub use driver::{
     GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor, Virsh,
 };
 pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase, TlsFailure};
+pub use guard::Guard;
 pub use hypervisor::{DomainStatus, Hypervisor, HypervisorDomain, HypervisorVersion};
 pub use libvirt::{Domain, DomainKey, Libvirt};
 pub use monitor::{

@@ -472,6 +472,18 @@ fn the_helpers_for_a_guest_are_there_without_async() {
     monitor.quit().unwrap();
 }
 
+#[cfg(feature = "typed")]
+#[test]
+fn typed_commands_are_there_without_async() {
+    use libvirt_qmp::blocking::TypedExt;
+    use libvirt_qmp::typed::{DeviceDel, QueryStatus};
+
+    let (_qemu, monitor) = machine();
+    assert!(monitor.call(QueryStatus::new()).unwrap().running);
+    let error = monitor.call(DeviceDel::new("net0")).unwrap_err();
+    assert!(error.is_device_not_found(), "{error}");
+}
+
 #[test]
 fn hypervisors_are_there_without_async() {
     let (libvirtd, qemu) = (FakeLibvirtd::new(), FakeQemu::new());

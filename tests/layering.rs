@@ -25,6 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("connection", &["error", "inflight", "transport"]),
     ("dial", &["uri", "error", "transport", "connection"]),
     ("monitor", &["error", "qmp", "queue"]),
+    ("guard", &["error", "qmp", "monitor"]),
     ("wait", &["error", "qmp", "queue", "monitor"]),
     ("domain", &["types", "error", "qmp", "monitor", "wait"]),
     ("typed", &["types", "qmp", "error", "monitor"]),
@@ -89,6 +90,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "qmp",
             "types",
+            "typed",
             "config",
             "error",
             "monitor",

@@ -165,6 +165,16 @@ impl Hypervisor {
         Blocking(hypervisor::Hypervisor::c_with_config(uri, config))
     }
 
+    /// The domains at `uri`, through the program `virsh`: see [`crate::Hypervisor::virsh`].
+    pub fn virsh(uri: impl Into<String>) -> Self {
+        Blocking(hypervisor::Hypervisor::virsh(uri))
+    }
+
+    /// As [`virsh`](Hypervisor::virsh), with settings.
+    pub fn virsh_with_config(uri: impl Into<String>, config: Config) -> Self {
+        Blocking(hypervisor::Hypervisor::virsh_with_config(uri, config))
+    }
+
     /// The QEMU processes behind these QMP sockets: see [`crate::Hypervisor::sockets`].
     pub fn sockets<N: Into<String>, A: Into<QmpAddress>>(
         sockets: impl IntoIterator<Item = (N, A)>,

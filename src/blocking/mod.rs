@@ -56,6 +56,8 @@ use crate::libvirt;
 
 pub use domain::{DomainExt, Hypervisor};
 pub use events::Events;
+#[cfg(feature = "typed")]
+pub use monitor::TypedExt;
 pub use monitor::{Monitor, MonitorExt};
 pub use runtime::wait;
 pub use waiting::{Callbacks, History, WaitExt};

@@ -10,6 +10,8 @@ use super::{Blocking, Events, wait};
 use crate::error::Error;
 use crate::monitor::{self, AgentTimeout, EventOptions, MonitorExt as _, RunOptions};
 use crate::qmp::{Command, Schema, Transaction, Version};
+#[cfg(feature = "typed")]
+use crate::typed::{QmpCommand, TypedExt as _};
 
 /// [`crate::Monitor`], blocking: a QEMU monitor, however it is reached. It can be used as an object.
 ///
@@ -178,3 +180,19 @@ pub trait MonitorExt: Monitor {
 }
 
 impl<M: Monitor + ?Sized> MonitorExt for M {}
+
+/// [`crate::typed::TypedExt`], blocking: commands that are structs.
+#[cfg(feature = "typed")]
+pub trait TypedExt: Monitor {
+    /// Runs a command and decodes what it returns.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`crate::typed::TypedExt::call`] and of [`wait`].
+    fn call<C: QmpCommand>(&self, command: C) -> Result<C::Return, Error> {
+        wait(self.as_async().call(command))
+    }
+}
+
+#[cfg(feature = "typed")]
+impl<M: Monitor + ?Sized> TypedExt for M {}

@@ -283,6 +283,12 @@ pub enum CommandError {
         /// The member.
         member: &'static str,
     },
+    /// A [`Guard`](crate::Guard) does not let it pass.
+    #[error("command {command} is not allowed")]
+    NotAllowed {
+        /// The command's name.
+        command: String,
+    },
     /// QEMU has no such action of `transaction`.
     #[error("QEMU has no transaction action `{action}`, only {}", .known.join(", "))]
     UnknownAction {

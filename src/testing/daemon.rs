@@ -161,7 +161,7 @@ pub(super) struct State {
     next_id: i32,
     next_callback: i32,
     /// The calls that came, and whether somebody has waited for each and got it.
-    calls: Vec<(Call, bool)>,
+    pub(super) calls: Vec<(Call, bool)>,
 }
 
 impl Daemon {

@@ -173,6 +173,12 @@ impl FakeLibvirtd {
         self.daemon().calls()
     }
 
+    /// Forgets the calls that came, so that a long test does not gather them.
+    pub fn clear_calls(&self) -> &Self {
+        self.daemon().state().calls.clear();
+        self
+    }
+
     /// Waits for a call of `P` and returns it. Each call is returned once; one that came before counts. Waits for ever: put
     /// `tokio::time::timeout` around it where a failing test should end.
     ///

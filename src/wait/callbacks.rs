@@ -168,8 +168,8 @@ impl Callbacks {
         }
     }
 
-    /// Calls `callback` with each event that `filter` takes, until what is returned is dropped; see
-    /// [`EventHandler::detach`].
+    /// Calls `callback` with each event that `filter` takes and that comes from now on ([`EventOptions::from_now`]), until what
+    /// is returned is dropped; see [`EventHandler::detach`].
     ///
     /// It gets the items of an [`EventStream`]: events, and errors where some were lost, as where callbacks are too slow,
     /// or where the connection ended.
@@ -186,7 +186,7 @@ impl Callbacks {
         filter: impl Into<EventFilter>,
         callback: impl FnMut(&Callbacks, Result<Event, Error>) + Send + 'static,
     ) -> Result<EventHandler, Error> {
-        let options = EventOptions::new(filter);
+        let options = EventOptions::new(filter).from_now();
         let events = self.shared.monitor.events_with(options).await?;
         let (ask, asked) = mpsc::unbounded_channel();
         let task = handle(self.shared.clone(), events, Box::new(callback), asked);

@@ -173,7 +173,8 @@ pub trait WaitExt: Monitor {
         }
     }
 
-    /// Calls `callback` with each event that `filter` takes, in order, until what is returned is dropped.
+    /// Calls `callback` with each event that `filter` takes, in order, until what is returned is dropped: those that come from
+    /// now on ([`EventOptions::from_now`]).
     ///
     /// It gets the items of an [`EventStream`](crate::EventStream): events, and errors where some were lost or the connection
     /// ended. It runs in a task of the runtime, so it should not block; [`Callbacks`](crate::Callbacks) are for those that
@@ -205,7 +206,7 @@ pub trait WaitExt: Monitor {
         filter: impl Into<EventFilter>,
         callback: impl FnMut(Result<Event, Error>) + Send + 'static,
     ) -> impl Future<Output = Result<EventHandler, Error>> + Send {
-        let options = EventOptions::new(filter);
+        let options = EventOptions::new(filter).from_now();
         async move {
             let events = self.events_with(options).await?;
             Ok(EventHandler::start(events, callback))

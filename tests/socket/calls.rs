@@ -258,6 +258,31 @@ async fn an_error_without_id_fails_the_oldest_command_and_the_session_lives() {
     assert_eq!(third.await.unwrap().unwrap(), r#"{"return": 3}"#);
 }
 
+/// P4: what is nested too deep QEMU answers with an error for each level. Nothing like that is sent from here, but whoever
+/// shares the stream may.
+#[tokio::test(start_paused = true)]
+async fn a_cascade_of_errors_without_id_costs_one_command() {
+    let (monitor, mut peer) = connected().await;
+    let first = run(&monitor, STATUS);
+    let late = peer.receive().await;
+    for n in 0..1026 {
+        peer.send(&format!(
+            r#"{{"error": {{"class": "GenericError", "desc": "error {n}"}}}}"#
+        ))
+        .await;
+    }
+    match first.await.unwrap().unwrap_err() {
+        Error::Qmp(error) => assert_eq!(error.desc, "error 0"),
+        other => panic!("{other:?}"),
+    }
+    peer.reply(&late, "1").await;
+    peer.expect_silence().await;
+    let second = run(&monitor, STATUS);
+    let command = peer.receive().await;
+    peer.reply(&command, "2").await;
+    assert_eq!(second.await.unwrap().unwrap(), r#"{"return": 2}"#);
+}
+
 /// The command that was given up is still the oldest for QEMU: its error is not the next one's.
 #[tokio::test(start_paused = true)]
 async fn an_error_without_id_may_belong_to_a_command_that_was_given_up() {

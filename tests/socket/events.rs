@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use libvirt_qmp::{
-    Command, Config, Error, EventFilter, EventOptions, Monitor, Overflow, Phase, SocketMonitor,
-    Timestamp, WaitExt,
+    Callbacks, Command, Config, Error, EventFilter, EventOptions, Monitor, Overflow, Phase,
+    SocketMonitor, Timestamp, WaitExt,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
@@ -431,9 +431,29 @@ async fn a_wait_leaves_what_is_kept_to_the_first_stream() {
     peer.reply(&command, "{}").await;
     running.await.unwrap().unwrap();
 
+    // Nor does a callback.
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let say = tell.clone();
+    let handler = monitor
+        .on_event("WANTED", move |item| say.send(item.unwrap().name).unwrap())
+        .await
+        .unwrap();
+    let callbacks = Callbacks::new(monitor.clone());
+    let registering = callbacks.on_event("WANTED", move |_, item| {
+        tell.send(item.unwrap().name).unwrap();
+    });
+    let other_handler = registering.await.unwrap();
+    peer.event("WANTED").await;
+    for _ in 0..2 {
+        assert_eq!(told.recv().await.unwrap(), "WANTED");
+    }
+    drop((handler, other_handler));
+    // Each was called once.
+    assert!(told.recv().await.is_none());
+
     let mut first = monitor.events().await.unwrap();
-    let kept = names(&mut first, 4).await;
-    assert_eq!(kept, ["A", "WANTED", "WANTED", "STOP"]);
+    let kept = names(&mut first, 5).await;
+    assert_eq!(kept, ["A", "WANTED", "WANTED", "STOP", "WANTED"]);
     // It was the first, so this one is none.
     let mut second = monitor.events().await.unwrap();
     assert!(second.next().now_or_never().is_none());

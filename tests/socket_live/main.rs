@@ -1,5 +1,5 @@
 //! The monitor on QEMU's own socket, against a real QEMU. The rows P1 to P31 are facts about QEMU that each test relies on.
-//! Here are commands, events and ends; the modules have out-of-band commands, descriptors and the ways to QEMU.
+//! Here are commands, events and ends; the modules have out-of-band commands, descriptors, strays and the ways to QEMU.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,6 +12,7 @@ mod support;
 
 mod files;
 mod oob;
+mod strays;
 mod ways;
 
 use std::path::Path;

@@ -485,6 +485,9 @@ async fn the_calls_can_be_asserted() {
     let open = soon(libvirtd.wait_for_call::<ConnectOpen>()).await;
     let open = open.args::<ConnectOpen>().unwrap();
     assert_eq!(open.name.as_deref(), Some("qemu:///system"));
+    libvirtd.clear_calls();
+    monitor.run(STATUS).await.unwrap();
+    assert_eq!(libvirtd.calls().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -631,6 +634,24 @@ async fn one_descriptor_goes_on_to_qemu() {
     let mut text = String::new();
     read.read_to_string(&mut text).unwrap();
     assert_eq!(text, "through");
+}
+
+#[tokio::test]
+async fn descriptors_of_no_call_are_not_gathered_for_ever() {
+    let scratch = Scratch::new();
+    let (libvirtd, _qemu) = one();
+    let path = scratch.path("libvirt-sock");
+    libvirtd.listen_unix(&path).unwrap();
+    let mut client = RawRpc::new(UnixStream::connect(&path).await.unwrap());
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let ping = Header::keepalive(1).prefix(0);
+    // One more than four calls can bring.
+    for _ in 0..129 {
+        send_with_file(&client.stream, &ping, file.as_fd());
+        tokio::task::yield_now().await;
+    }
+    // It hangs up, after what it had to say.
+    while soon(client.next()).await.is_some() {}
 }
 
 #[tokio::test]

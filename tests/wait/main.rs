@@ -12,6 +12,7 @@ mod support;
 
 mod callbacks;
 mod conditions;
+mod guard;
 mod history;
 mod live;
 mod stand_in;

@@ -157,7 +157,8 @@ impl StandIn {
 
     async fn answer(&self, command: &[u8]) -> Result<Bytes, Error> {
         let command: Value = serde_json::from_slice(command).unwrap();
-        let name = command["execute"].as_str().unwrap();
+        let oob = command["exec-oob"].as_str();
+        let name = command["execute"].as_str().or(oob).unwrap();
         if let Some(closed) = self.0.closed.lock().unwrap().clone() {
             return Err(closed);
         }

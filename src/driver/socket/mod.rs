@@ -87,8 +87,8 @@ pub use listen::QmpListener;
 /// # Events
 ///
 /// Events are kept from the moment that connecting begins, and the first event stream starts with them; later streams
-/// start with what comes after they were made. One that is [`from_now`](EventOptions::from_now), as those of the waits in
-/// [`WaitExt`](crate::WaitExt) are, is not that first stream and leaves what is kept to it. Each queue, the one for the first stream included, holds at most
+/// start with what comes after they were made. One that is [`from_now`](EventOptions::from_now), as those of the waits and
+/// callbacks in [`WaitExt`](crate::WaitExt) are, is not that first stream and leaves what is kept to it. Each queue, the one for the first stream included, holds at most
 /// [`Config::event_queue`] events and 64 MiB of text, or as many as its own [`EventOptions`] say. When it is full the
 /// oldest go, and the stream says how many. A filter keeps what it does not take by name out of the queue; of a first stream
 /// with a filter the events kept so far go through it too.
