@@ -16,6 +16,9 @@ use crate::error::AuthFailure;
 /// Rounds of SCRAM's key derivation, which take about a second. Servers ask for thousands.
 const MOST_ROUNDS: u32 = 1_000_000;
 
+/// What ANONYMOUS says of us, which the daemon may log. Not nothing: libvirtd takes an empty message for none, and waits on.
+const TRACE: &str = "libvirt-qmp";
+
 /// A way to authenticate, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mechanism {
@@ -124,6 +127,8 @@ pub(super) const OVER_TCP: &str = "over plain TCP libvirtd allows only mechanism
 pub(super) struct Exchange {
     mechanism: Mechanism,
     session: Session,
+    /// Whether our first message was made.
+    begun: bool,
     /// Messages of the daemon so far.
     heard: usize,
     done: bool,
@@ -147,6 +152,7 @@ impl Exchange {
         Ok(Exchange {
             mechanism,
             session,
+            begun: false,
             heard: 0,
             done: false,
         })
@@ -163,12 +169,14 @@ impl Exchange {
         if let Some(input) = input {
             self.check(input)?;
             self.heard += 1;
-        } else if self.mechanism.is_mutual() && self.heard > 0 {
+        } else if self.mechanism.is_mutual() && self.begun {
             return Err(self.broken("a message of its is missing"));
         }
         let mut output = Vec::new();
         let state = self.session.step(input, &mut output);
-        match state.map_err(|error| self.explain(&error))? {
+        let state = state.map_err(|error| self.explain(&error))?;
+        self.begun = true;
+        match state {
             State::Running => Ok(Some(output)),
             State::Finished(sent) => {
                 self.done = true;
@@ -206,7 +214,7 @@ impl Exchange {
                 self.broken("its proof that it knows the user is wrong")
             }
             // What we say first depends on us alone.
-            error if self.heard == 0 => AuthFailure::Credentials {
+            error if !self.begun => AuthFailure::Credentials {
                 mechanism: self.mechanism.name().to_owned(),
                 reason: error.to_string(),
             },
@@ -237,7 +245,7 @@ impl SessionCallback for Answers {
         request: &mut Request<'_>,
     ) -> Result<(), SessionError> {
         let Some(credentials) = &self.0 else {
-            request.satisfy::<AnonymousToken>("")?;
+            request.satisfy::<AnonymousToken>(TRACE)?;
             return Ok(());
         };
         if let Some(other) = &credentials.authorize_as {
@@ -378,7 +386,7 @@ mod tests {
         for (mechanism, expected) in [
             (Mechanism::Plain, &b"\0fred\0hunter2"[..]),
             (Mechanism::External, b""),
-            (Mechanism::Anonymous, b""),
+            (Mechanism::Anonymous, b"libvirt-qmp"),
         ] {
             let mut exchange = exchange(mechanism);
             assert_eq!(exchange.step(None).unwrap().as_deref(), Some(expected));
