@@ -1,6 +1,9 @@
-//! What a user can set about a connection. Plain data; imports nothing of ours.
+//! What a user can set about a connection. Plain data; imports credentials alone.
 
 use std::time::Duration;
+
+#[cfg(feature = "sasl")]
+use crate::credentials::{Credentials, CredentialsRequest, CredentialsSource};
 
 /// Settings of a connection, made by chained setters.
 ///
@@ -25,6 +28,10 @@ pub struct Config {
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) handshake: Handshake,
     pub(crate) oob: bool,
+    #[cfg(feature = "sasl")]
+    pub(crate) credentials: Option<CredentialsSource>,
+    #[cfg(feature = "sasl")]
+    pub(crate) plain_in_clear: bool,
 }
 
 /// What is expected of a QMP server before the first command.
@@ -65,6 +72,10 @@ impl Config {
             }),
             handshake: Handshake::Full,
             oob: true,
+            #[cfg(feature = "sasl")]
+            credentials: None,
+            #[cfg(feature = "sasl")]
+            plain_in_clear: false,
         }
     }
 
@@ -141,6 +152,49 @@ impl Config {
             interval: interval.max(Duration::from_millis(10)),
             count,
         });
+        self
+    }
+
+    /// Who the user is to a daemon that wants SASL. Without this, libvirt's `auth.conf` is asked, where a URI says which host
+    /// is meant: the file that `LIBVIRT_AUTH_FILE` names, else the URI's parameter `authfile`, else
+    /// `libvirt/auth.conf` in the user's configuration directory, else `/etc/libvirt/auth.conf`.
+    ///
+    /// The drivers `LibvirtC` and [`Virsh`](crate::Virsh) leave authentication to libvirt's own client.
+    #[cfg(feature = "sasl")]
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = Some(CredentialsSource::Value(credentials));
+        self
+    }
+
+    /// As [`Config::credentials`], asked for when a daemon wants them: never before, and once for each connection that is
+    /// made. The answer is waited for within [`Config::connect_timeout`], which a user who is to type needs longer; none
+    /// means that there are none. `ask` must not block: see `tokio::task::spawn_blocking`.
+    ///
+    /// ```
+    /// use libvirt_qmp::{Config, Credentials};
+    ///
+    /// let config = Config::new().connect_timeout(None).ask_credentials(|request| async move {
+    ///     println!("{} wants a password", request.host.as_deref().unwrap_or("the daemon"));
+    ///     Some(Credentials::new("fred", "what the user typed"))
+    /// });
+    /// # let _ = config;
+    /// ```
+    #[cfg(feature = "sasl")]
+    pub fn ask_credentials<F, A>(mut self, ask: F) -> Self
+    where
+        F: Fn(CredentialsRequest) -> A + Send + Sync + 'static,
+        A: Future<Output = Option<Credentials>> + Send + 'static,
+    {
+        self.credentials = Some(CredentialsSource::ask(ask));
+        self
+    }
+
+    /// Whether the password may be sent as it is (mechanism PLAIN) where others could read it on the way: over TCP, through a
+    /// program, over a stream of one's own that is no unix socket, and where nobody checks who the peer is (`no_verify`). It may not
+    /// unless told otherwise; over unix sockets, TLS and ssh it always may.
+    #[cfg(feature = "sasl")]
+    pub fn allow_plain_in_clear(mut self, allow: bool) -> Self {
+        self.plain_in_clear = allow;
         self
     }
 

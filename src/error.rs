@@ -103,8 +103,11 @@ pub enum Error {
         /// What the system said.
         source: Arc<io::Error>,
     },
+    /// Authentication by SASL failed. Trying again with the same settings will not help.
+    #[error("authentication failed")]
+    Auth(#[source] Box<AuthFailure>),
     /// The daemon wants an authentication that this client cannot do.
-    #[error("the daemon offers only authentication that is not supported: {}", .offered.join(", "))]
+    #[error("the daemon offers only authentication that is not supported{}: {}", without_sasl(.offered), .offered.join(", "))]
     AuthUnsupported {
         /// What it offers, by name, such as `sasl`.
         offered: Vec<String>,
@@ -126,6 +129,90 @@ pub enum Error {
     /// stream goes on.
     #[error("{0} events were lost: they came faster than they were taken")]
     EventsLost(u64),
+}
+
+/// Why authentication by SASL failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthFailure {
+    /// The daemon refused: the password is wrong, the user is not known, or may not log in so. It does not say which.
+    #[error("the daemon refused {} by {mechanism}", named(.user))]
+    Refused {
+        /// Who wanted to log in; none with a mechanism that names nobody.
+        user: Option<String>,
+        /// The mechanism.
+        mechanism: String,
+        /// What libvirt said.
+        #[source]
+        error: Box<LibvirtError>,
+    },
+    /// The mechanism that the URI asks for is not offered.
+    #[error("{wanted} is asked for, and the daemon offers {}", listed(.offered))]
+    NotOffered {
+        /// What parameter `auth` asks for.
+        wanted: String,
+        /// What the daemon offers.
+        offered: Vec<String>,
+    },
+    /// Nothing of what the daemon offers can be used.
+    #[error("the daemon offers {}; {reason}", listed(.offered))]
+    NoMechanism {
+        /// What the daemon offers.
+        offered: Vec<String>,
+        /// Why none fits.
+        reason: String,
+    },
+    /// PLAIN would send the password so that others could read it.
+    /// [`Config::allow_plain_in_clear`](crate::Config) allows that.
+    #[error("PLAIN would send the password in the clear, and the daemon offers {}", listed(.offered))]
+    PlainInClear {
+        /// What the daemon offers.
+        offered: Vec<String>,
+    },
+    /// There is no user name and password for this daemon.
+    #[error("there is no user name and password: {reason}")]
+    NoCredentials {
+        /// Where none was found.
+        reason: String,
+    },
+    /// The user name or password cannot be used with the mechanism.
+    #[error("the user name or password cannot be used with {mechanism}: {reason}")]
+    Credentials {
+        /// The mechanism.
+        mechanism: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The daemon did not keep to the mechanism, or did not prove that it knows the user: it may be an impostor.
+    #[error("the daemon did not keep to {mechanism}: {reason}")]
+    Exchange {
+        /// The mechanism.
+        mechanism: String,
+        /// What was wrong.
+        reason: String,
+    },
+}
+
+fn named(user: &Option<String>) -> String {
+    match user {
+        Some(user) => format!("user `{user}`"),
+        None => "us".to_owned(),
+    }
+}
+
+fn listed(offered: &[String]) -> String {
+    match offered {
+        [] => "no mechanism".to_owned(),
+        offered => offered.join(", "),
+    }
+}
+
+/// Says what would help, where it is known.
+fn without_sasl(offered: &[String]) -> &'static str {
+    match !cfg!(feature = "sasl") && offered.iter().any(|name| name == "sasl") {
+        true => " (this program was built without the feature `sasl`)",
+        false => "",
+    }
 }
 
 /// Why there is no TLS connection.
@@ -499,6 +586,21 @@ impl Error {
         )
     }
 
+    /// The daemon did not let us in, whoever is to blame: what it refused (`VIR_ERR_AUTH_FAILED`, `VIR_ERR_AUTH_CANCELLED`,
+    /// `VIR_ERR_AUTH_UNAVAILABLE`), an authentication that cannot be done, or missing credentials. Connecting again with the
+    /// same settings will not help.
+    pub fn is_auth_failed(&self) -> bool {
+        matches!(self, Error::Auth(_) | Error::AuthUnsupported { .. })
+            || matches!(
+                self.libvirt_code(),
+                Some(
+                    LibvirtError::AUTH_FAILED
+                        | LibvirtError::AUTH_CANCELLED
+                        | LibvirtError::AUTH_UNAVAILABLE
+                )
+            )
+    }
+
     /// The connection is read-only, or access control refused the call.
     pub fn is_denied(&self) -> bool {
         matches!(
@@ -605,8 +707,18 @@ impl Error {
     pub fn libvirt_code(&self) -> Option<i32> {
         match self {
             Error::Libvirt(error) => Some(error.code),
+            Error::Auth(failure) => match &**failure {
+                AuthFailure::Refused { error, .. } => Some(error.code),
+                _ => None,
+            },
             _ => None,
         }
+    }
+}
+
+impl From<AuthFailure> for Error {
+    fn from(failure: AuthFailure) -> Self {
+        Error::Auth(Box::new(failure))
     }
 }
 

@@ -14,6 +14,8 @@ pub mod xdr;
 
 mod config;
 mod connection;
+#[cfg(feature = "sasl")]
+mod credentials;
 mod dial;
 mod domain;
 mod driver;
@@ -31,13 +33,17 @@ mod uri;
 mod wait;
 
 pub use config::{Config, Handshake};
+#[cfg(feature = "sasl")]
+pub use credentials::{Credentials, CredentialsRequest};
 pub use domain::{Commit, DomainExt, Mirror, Snapshot};
 #[cfg(feature = "libvirt-c")]
 pub use driver::LibvirtC;
 pub use driver::{
     GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor, Virsh,
 };
-pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase, TlsFailure};
+pub use error::{
+    AuthFailure, DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase, TlsFailure,
+};
 pub use guard::Guard;
 pub use hypervisor::{DomainStatus, Hypervisor, HypervisorDomain, HypervisorVersion};
 pub use libvirt::{Domain, DomainKey, Libvirt};

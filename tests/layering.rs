@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 
 /// Each module and what it may import, bottom first. A layer lists only what stands above it in this table.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("uri", &[]),
+    ("credentials", &[]),
+    ("uri", &["credentials"]),
     ("xdr", &[]),
     ("qmp", &[]),
     ("types", &[]),
-    ("config", &[]),
+    ("config", &["credentials"]),
     ("transport", &[]),
     ("protocol", &["xdr"]),
     ("packet", &["protocol"]),
@@ -46,6 +47,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "libvirt",
         &[
+            "credentials",
             "uri",
             "dial",
             "xdr",

@@ -4,6 +4,9 @@
     reason = "a helper that cannot do its work fails the test that called it"
 )]
 
+#[cfg(feature = "sasl")]
+mod support;
+
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
 
@@ -130,4 +133,68 @@ async fn secrets_are_neither_traced_nor_in_debug_output() {
     let shown = format!("{:?} {command:?} {monitor:?}", lines.all());
     assert!(!shown.contains("hunter2"), "{shown}");
     assert!(shown.contains("set_password"), "{shown}");
+}
+
+#[cfg(feature = "sasl")]
+#[tokio::test]
+async fn the_password_of_a_session_is_neither_traced_nor_recorded_nor_shown() {
+    use bytestring::ByteString;
+    use libvirt_qmp::protocol::remote::procedure::{AuthSaslInit, AuthSaslStart, ConnectClose};
+    use libvirt_qmp::protocol::remote::{AuthSaslInitRet, AuthSaslStartRet, AuthType};
+    use libvirt_qmp::replay::record;
+    use libvirt_qmp::{Credentials, Libvirt};
+
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (conn, mut daemon) = support::mock::pair();
+    let (conn, recording) = record(conn);
+    let config = Config::new()
+        .keepalive(None)
+        .credentials(Credentials::new("fred", "hunter2"))
+        .allow_plain_in_clear(true);
+    let shown_config = format!("{config:?}");
+    let serve = async {
+        daemon.auth(&[AuthType::SASL]).await;
+        let init = daemon.expect::<AuthSaslInit>().await;
+        let mechlist = ByteString::from_static("PLAIN");
+        let reply = AuthSaslInitRet { mechlist };
+        daemon.reply::<AuthSaslInit>(&init, &reply).await;
+        let start = daemon.expect::<AuthSaslStart>().await;
+        assert_eq!(start.args.data, b"\0fred\0hunter2");
+        let reply = AuthSaslStartRet {
+            complete: 1,
+            nil: 1,
+            data: Vec::new(),
+        };
+        daemon.reply::<AuthSaslStart>(&start, &reply).await;
+        daemon.open().await;
+        daemon
+    };
+    let (libvirt, mut daemon) = tokio::join!(Libvirt::open(conn, config), serve);
+    let libvirt = libvirt.unwrap();
+    let shown = format!("{shown_config} {libvirt:?} {:?}", lines.all());
+    let close = async {
+        let call = daemon.expect::<ConnectClose>().await;
+        daemon.reply::<ConnectClose>(&call, &()).await;
+    };
+    let (closed, ()) = tokio::join!(libvirt.close(), close);
+    closed.unwrap();
+
+    lines.assert_said("libvirt_qmp::rpc", "authenticating mechanism=\"PLAIN\"");
+    lines.assert_said(
+        "libvirt_qmp::rpc",
+        "sending header=REMOTE_PROC_AUTH_SASL_START",
+    );
+    assert!(
+        shown.contains("fred") && !shown.contains("hunter2"),
+        "{shown}"
+    );
+    let recorded = recording.fixture();
+    let secret: Vec<u8> = b"hunter2".iter().flat_map(|c| [0, 0, 0, *c]).collect();
+    for (_, packet) in &recorded.packets {
+        let bytes = &packet.payload[..];
+        assert!(!bytes.windows(7).any(|window| window == b"hunter2"));
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret));
+    }
+    assert!(recorded.packets.len() > 6);
 }

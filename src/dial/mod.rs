@@ -70,8 +70,8 @@ pub(crate) async fn dial(
 fn find(text: Option<&str>, readonly: bool) -> Result<Target, Error> {
     let user = User::current();
     let uri = Uri::resolve(text, &user)?;
-    if uri.parameters.authfile.is_some() {
-        let what = "parameter `authfile`: no authentication here reads one";
+    if uri.parameters.authfile.is_some() && !cfg!(feature = "sasl") {
+        let what = "parameter `authfile`: this program was built without the feature `sasl`";
         return Err(Error::Unsupported(what.to_owned()));
     }
     let way = match uri.transport {

@@ -140,8 +140,7 @@ impl LibvirtRpc {
         let (uri, stream) = dial(Some(uri), config.readonly, deadline).await?;
         config.uri = uri.name();
         let (link, own) = (Link::over(stream), Box::new(config.clone()));
-        let auth = uri.parameters.auth;
-        link.session(|stream| Libvirt::open_by(stream, config, auth, deadline))
+        link.session(|stream| Libvirt::open_by(stream, config, Some(uri), deadline))
             .await?;
         let monitor = LibvirtRpc::over(Session::Own(link, own), domain.into());
         monitor.make_ready().await?;

@@ -88,6 +88,6 @@ impl Libvirt {
         let deadline = deadline(config.connect_timeout);
         let (uri, stream) = dial(uri, config.readonly, deadline).await?;
         config.uri = uri.name();
-        Libvirt::open_by(stream, config, uri.parameters.auth, deadline).await
+        Libvirt::open_by(stream, config, Some(uri), deadline).await
     }
 }

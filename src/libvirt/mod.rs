@@ -1,11 +1,13 @@
 //! A session with a libvirt daemon: opening it, looking domains up, and what is shared by all monitors on it.
-//! May import dial, rpc, transport, config, uri, error and protocol.
+//! May import dial, credentials, rpc, transport, config, uri, error and protocol.
 
 mod commands;
 mod connect;
 mod domain;
 mod events;
 mod open;
+#[cfg(feature = "sasl")]
+mod sasl;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use crate::protocol::remote::procedure::{
 use crate::qmp::Version;
 use crate::rpc::Client;
 use crate::transport::Transport;
-use crate::uri::Auth;
+use crate::uri::Uri;
 
 #[cfg(feature = "libvirt-c")]
 pub(crate) use domain::hyphenated;
@@ -72,7 +74,8 @@ impl Libvirt {
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] names the phase that got no answer; [`Error::AuthUnsupported`] where the daemon wants SASL;
+    /// [`Error::Timeout`] names the phase that got no answer; [`Error::Auth`] where the daemon wants SASL and that fails;
+    /// [`Error::AuthUnsupported`] where it wants what this client cannot do, SASL too without the feature `sasl`;
     /// [`Error::Libvirt`] where it refuses; [`Error::Disconnected`] where the peer closes, or speaks something else.
     ///
     /// # Cancel safety
@@ -91,11 +94,11 @@ impl Libvirt {
         Libvirt::open_by(conn, config, None, deadline).await
     }
 
-    /// As [`Libvirt::open`], by `deadline`, and authenticated in no other way than `auth` where that is given.
+    /// As [`Libvirt::open`], by `deadline`, where `conn` leads to the daemon that `from` names, if that is known.
     pub(crate) async fn open_by(
         conn: Transport,
         config: Config,
-        auth: Option<Auth>,
+        from: Option<Uri>,
         deadline: Deadline,
     ) -> Result<Self, Error> {
         let client = Client::start(conn, &config);
@@ -103,7 +106,7 @@ impl Libvirt {
             client,
             config: Arc::new(config),
         };
-        libvirt.start_session(auth.as_ref(), deadline).await?;
+        libvirt.start_session(from.as_ref(), deadline).await?;
         Ok(libvirt)
     }
 

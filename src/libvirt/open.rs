@@ -12,7 +12,7 @@ use crate::protocol::remote::procedure::{
     AuthList, AuthPolkit, ConnectOpen, ConnectRegisterCloseCallback, ConnectSupportsFeature,
 };
 use crate::protocol::remote::{AuthType, ConnectOpenArgs, ConnectSupportsFeatureArgs};
-use crate::uri::Auth;
+use crate::uri::{Auth, Uri};
 
 /// `VIR_DRV_FEATURE_PROGRAM_KEEPALIVE`. Asking for it starts the daemon's own pinging.
 const FEATURE_KEEPALIVE: i32 = 10;
@@ -24,7 +24,7 @@ const OPEN_READONLY: u32 = 1;
 impl Libvirt {
     pub(super) async fn start_session(
         &self,
-        auth: Option<&Auth>,
+        from: Option<&Uri>,
         deadline: Deadline,
     ) -> Result<(), Error> {
         check_uri(&self.config.uri)?;
@@ -39,15 +39,23 @@ impl Libvirt {
             Err(error) if error.libvirt_code() == Some(LibvirtError::NO_SUPPORT) => Vec::new(),
             Err(error) => return Err(error),
         };
-        check_wanted(auth, &offered)?;
-        if offered.contains(&AuthType::POLKIT) {
-            client
-                .call::<AuthPolkit>(&(), options(Phase::Authentication))
+        match way_in(from.and_then(|uri| uri.parameters.auth.as_ref()), &offered)? {
+            WayIn::Open => {}
+            WayIn::Polkit => {
+                client
+                    .call::<AuthPolkit>(&(), options(Phase::Authentication))
+                    .await?;
+            }
+            #[cfg(feature = "sasl")]
+            WayIn::Sasl => {
+                Box::pin(super::sasl::authenticate(
+                    client,
+                    &self.config,
+                    from,
+                    deadline,
+                ))
                 .await?;
-        } else if !offered.is_empty() && !offered.contains(&AuthType::NONE) {
-            return Err(Error::AuthUnsupported {
-                offered: offered.into_iter().map(auth_name).collect(),
-            });
+            }
         }
 
         if self.config.effective_keepalive().is_some()
@@ -103,19 +111,44 @@ fn check_uri(uri: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses what the URI does not ask for, where it asks for one way alone.
-fn check_wanted(wanted: Option<&Auth>, offered: &[AuthType]) -> Result<(), Error> {
+/// How to authenticate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WayIn {
+    /// Not at all.
+    Open,
+    Polkit,
+    #[cfg(feature = "sasl")]
+    Sasl,
+}
+
+/// The way in, of those that the daemon offers: the one that the URI asks for, where it asks for one.
+fn way_in(wanted: Option<&Auth>, offered: &[AuthType]) -> Result<WayIn, Error> {
+    let has = |auth| offered.contains(&auth);
+    let names = || -> Vec<String> { offered.iter().copied().map(auth_name).collect() };
     let wanted = match wanted {
-        None => return Ok(()),
-        Some(Auth::Polkit) if offered.contains(&AuthType::POLKIT) => return Ok(()),
+        Some(Auth::Polkit) if has(AuthType::POLKIT) => return Ok(WayIn::Polkit),
         Some(Auth::Polkit) => "polkit",
+        Some(Auth::Sasl(_)) if has(AuthType::SASL) => return by_sasl(names()),
         Some(Auth::Sasl(_)) => "sasl",
+        None if has(AuthType::POLKIT) => return Ok(WayIn::Polkit),
+        None if offered.is_empty() || has(AuthType::NONE) => return Ok(WayIn::Open),
+        None if has(AuthType::SASL) => return by_sasl(names()),
+        None => return Err(Error::AuthUnsupported { offered: names() }),
     };
-    let offered: Vec<String> = offered.iter().copied().map(auth_name).collect();
     Err(Error::Unsupported(format!(
         "authentication by {wanted} alone, as parameter `auth` asks; the daemon offers {}",
-        offered.join(", ")
+        names().join(", ")
     )))
+}
+
+#[cfg(feature = "sasl")]
+fn by_sasl(_: Vec<String>) -> Result<WayIn, Error> {
+    Ok(WayIn::Sasl)
+}
+
+#[cfg(not(feature = "sasl"))]
+fn by_sasl(offered: Vec<String>) -> Result<WayIn, Error> {
+    Err(Error::AuthUnsupported { offered })
 }
 
 /// `sasl` for `REMOTE_AUTH_SASL`; the number where it has no name.
@@ -162,11 +195,29 @@ mod tests {
 
     #[test]
     fn the_only_authentication_wanted_must_be_offered() {
-        let polkit = Some(&Auth::Polkit);
-        check_wanted(None, &[AuthType::NONE]).unwrap();
-        check_wanted(polkit, &[AuthType::POLKIT]).unwrap();
-        let error = check_wanted(polkit, &[AuthType::NONE]).unwrap_err();
-        assert!(error.is_unsupported(), "{error}");
-        assert!(error.to_string().ends_with("offers none"), "{error}");
+        let (polkit, sasl) = (Auth::Polkit, Auth::Sasl(None));
+        let open = way_in(None, &[AuthType::NONE]).unwrap();
+        assert_eq!(open, WayIn::Open);
+        let by_polkit = way_in(Some(&polkit), &[AuthType::SASL, AuthType::POLKIT]).unwrap();
+        assert_eq!(by_polkit, WayIn::Polkit);
+        for (wanted, offered) in [
+            (&polkit, &[AuthType::NONE][..]),
+            (&sasl, &[AuthType::NONE]),
+            (&sasl, &[AuthType::POLKIT, AuthType::NONE]),
+        ] {
+            let error = way_in(Some(wanted), offered).unwrap_err();
+            assert!(error.is_unsupported(), "{error}");
+            assert!(error.to_string().ends_with("none"), "{error}");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "sasl")]
+    fn sasl_is_used_where_it_is_asked_for_or_alone() {
+        let sasl = Auth::Sasl(None);
+        let both = [AuthType::POLKIT, AuthType::SASL];
+        assert_eq!(way_in(Some(&sasl), &both).unwrap(), WayIn::Sasl);
+        assert_eq!(way_in(None, &both).unwrap(), WayIn::Polkit);
+        assert_eq!(way_in(None, &[AuthType::SASL]).unwrap(), WayIn::Sasl);
     }
 }

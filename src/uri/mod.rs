@@ -1,8 +1,10 @@
 //! libvirt's connection URIs: what they say, which daemon they mean, and where a user's defaults stand. Plain data and files,
-//! no connections; imports nothing of ours.
+//! no connections; imports credentials alone.
 //!
-//! `parse` reads a URI, `place` finds the daemon's socket, `conf` reads libvirt's configuration files.
+//! `parse` reads a URI, `place` finds the daemon's socket, `conf` and `auth_conf` read libvirt's configuration files.
 
+#[cfg(feature = "sasl")]
+mod auth_conf;
 mod conf;
 mod parse;
 mod place;
@@ -85,7 +87,7 @@ pub struct Parameters {
     pub pkipath: Option<PathBuf>,
     /// `auth`: the only authentication to use: `sasl`, `sasl.MECHANISM` or `polkit`.
     pub auth: Option<Auth>,
-    /// `authfile`: file with user names and passwords.
+    /// `authfile`: file with user names and passwords, in the form of libvirt's `auth.conf`.
     pub authfile: Option<PathBuf>,
 }
 

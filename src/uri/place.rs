@@ -40,6 +40,8 @@ pub struct User {
     pub is_root: bool,
     /// `LIBVIRT_DEFAULT_URI`, where it is not empty.
     pub default_uri: Option<String>,
+    /// `LIBVIRT_AUTH_FILE`, where it is not empty.
+    pub auth_file: Option<PathBuf>,
     /// `XDG_RUNTIME_DIR`, else the cache directory.
     pub runtime_dir: Option<PathBuf>,
     /// `XDG_CONFIG_HOME`, else `.config` in the home directory.
@@ -62,6 +64,7 @@ impl User {
             // The owner of /proc/self is the effective user.
             is_root: std::fs::metadata("/proc/self").is_ok_and(|found| found.uid() == 0),
             default_uri: set("LIBVIRT_DEFAULT_URI").map(|uri| uri.to_string_lossy().into_owned()),
+            auth_file: dir("LIBVIRT_AUTH_FILE"),
             runtime_dir: dir("XDG_RUNTIME_DIR")
                 .or_else(|| dir("XDG_CACHE_HOME"))
                 .or_else(|| in_home(".cache")),

@@ -11,6 +11,8 @@ mod support;
 
 mod by_uri;
 mod child;
+#[cfg(feature = "sasl")]
+mod sasl;
 mod ssh;
 #[cfg(feature = "tls")]
 mod tls;

@@ -23,6 +23,8 @@ mod hypervisor;
 mod keepalive;
 mod limits;
 mod replies;
+#[cfg(feature = "sasl")]
+mod sasl;
 mod storm;
 mod timeouts;
 

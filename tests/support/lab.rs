@@ -29,6 +29,9 @@ const ORDINARY_USER: u32 = 65534;
 /// one test process share the answer. libvirtd checks that it still fits the binaries.
 static CAPABILITIES: Mutex<Vec<(OsString, Vec<u8>)>> = Mutex::new(Vec::new());
 
+/// The user whom a daemon with SASL knows, and their password.
+pub(crate) const SASL_USER: (&str, &str) = ("fred", "correct horse=battery, staple");
+
 /// Where libvirtd keeps them.
 const CAPABILITIES_DIR: &str = "cache/libvirt/qemu/cache/capabilities";
 
@@ -80,12 +83,24 @@ impl Lab {
         if let Err(missing) = available() {
             panic!("the live tests need {missing}: run tests/run");
         }
-        with_free_port("libvirtd", |tcp| Lab::start_on(tcp, &settings()))
+        with_free_port("libvirtd", |tcp| Lab::start_on(tcp, None, &settings()))
     }
 
-    fn start_on(tcp: SocketAddr, settings: &str) -> Result<Lab, String> {
+    /// [`Lab::start_with`] where the daemon wants SASL on its unix socket and on TCP, by one of these mechanisms, of the one
+    /// user [`SASL_USER`].
+    pub(crate) fn start_with_sasl(mechanisms: &str, settings: impl Fn() -> String) -> Lab {
+        assert!(
+            find_program("saslpasswd2").is_some(),
+            "the live tests need saslpasswd2: run tests/run"
+        );
+        with_free_port("libvirtd", |tcp| {
+            Lab::start_on(tcp, Some(mechanisms), &settings())
+        })
+    }
+
+    fn start_on(tcp: SocketAddr, sasl: Option<&str>, settings: &str) -> Result<Lab, String> {
         let scratch = Scratch::new();
-        lay_out(&scratch, tcp.port(), settings);
+        lay_out(&scratch, tcp.port(), sasl, settings);
         let daemon = start_daemon(&scratch)?;
         Ok(Lab {
             daemon: Mutex::new(daemon),
@@ -309,7 +324,8 @@ fn capabilities() -> MutexGuard<'static, Vec<(OsString, Vec<u8>)>> {
 }
 
 /// Makes the directories and configuration files of a daemon that listens on this port.
-fn lay_out(scratch: &Scratch, port: u16, settings: &str) {
+fn lay_out(scratch: &Scratch, port: u16, sasl: Option<&str>, settings: &str) {
+    let auth = if sasl.is_some() { "sasl" } else { "none" };
     for dir in ["run", "config/libvirt", "data", "home", CAPABILITIES_DIR] {
         fs::create_dir_all(scratch.path(dir)).expect("a directory in the scratch directory");
     }
@@ -324,8 +340,8 @@ fn lay_out(scratch: &Scratch, port: u16, settings: &str) {
         (
             "libvirtd.conf",
             format!(
-                "unix_sock_dir = \"{}\"\nauth_unix_rw = \"none\"\n{settings}listen_tcp = 1\n\
-                 listen_addr = \"127.0.0.1\"\ntcp_port = \"{port}\"\nauth_tcp = \"none\"\n\
+                "unix_sock_dir = \"{}\"\nauth_unix_rw = \"{auth}\"\n{settings}listen_tcp = 1\n\
+                 listen_addr = \"127.0.0.1\"\ntcp_port = \"{port}\"\nauth_tcp = \"{auth}\"\n\
                  log_outputs = \"3:file:{}\"\n",
                 run.display(),
                 log.display()
@@ -335,6 +351,9 @@ fn lay_out(scratch: &Scratch, port: u16, settings: &str) {
     for (name, text) in files {
         fs::write(scratch.path(name), text).expect("a file in the scratch directory");
     }
+    if let Some(mechanisms) = sasl {
+        add_sasl_user(scratch, mechanisms);
+    }
     for (name, bytes) in &*capabilities() {
         fs::write(scratch.path(CAPABILITIES_DIR).join(name), bytes)
             .expect("a file in the scratch directory");
@@ -342,6 +361,34 @@ fn lay_out(scratch: &Scratch, port: u16, settings: &str) {
     if is_root() {
         give_away(scratch.dir());
     }
+}
+
+/// Writes Cyrus SASL's configuration of libvirtd, and its database with one user in this machine's own realm.
+fn add_sasl_user(scratch: &Scratch, mechanisms: &str) {
+    let database = scratch.path("sasl/passwd.db");
+    let conf = format!(
+        "mech_list: {mechanisms}\nsasldb_path: {}\n",
+        database.display()
+    );
+    fs::create_dir(scratch.path("sasl")).expect("a directory in the scratch directory");
+    fs::write(scratch.path("sasl/libvirt.conf"), conf).expect("a file in the scratch directory");
+    let (user, password) = SASL_USER;
+    let mut child = Command::new("saslpasswd2")
+        .args(["-p", "-c", "-a", "libvirt", "-f"])
+        .arg(&database)
+        .arg(user)
+        .env("PATH", search_path())
+        .env("SASL_CONF_PATH", scratch.path("sasl"))
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("checked when the lab started");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin
+        .write_all(password.as_bytes())
+        .expect("it reads the password");
+    drop(stdin);
+    let status = child.wait().expect("a child of ours");
+    assert!(status.success(), "saslpasswd2: {status}");
 }
 
 /// Gives a directory and all in it to the ordinary user.
@@ -374,6 +421,7 @@ fn start_daemon(scratch: &Scratch) -> Result<Process, String> {
         .env("XDG_CONFIG_HOME", scratch.path("config"))
         .env("XDG_CACHE_HOME", scratch.path("cache"))
         .env("XDG_DATA_HOME", scratch.path("data"))
+        .env("SASL_CONF_PATH", scratch.path("sasl"))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -468,6 +468,11 @@ impl MockDaemon {
     /// Plays the opening of a session from the authentication list to the close callback, and grants everything.
     pub(crate) async fn handshake(&mut self) -> Opening {
         self.auth(&[AuthType::NONE]).await;
+        self.open().await
+    }
+
+    /// The same after authentication.
+    pub(crate) async fn open(&mut self) -> Opening {
         let mut next = self.packet().await.expect("the client goes on");
         let asked_keepalive =
             (next.header.program, next.header.procedure) == id::<ConnectSupportsFeature>();
