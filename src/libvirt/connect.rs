@@ -54,6 +54,9 @@ impl Libvirt {
     /// where it does not run. A program that leads to the daemon, such as ssh, is ended and reaped with the connection;
     /// what it says on standard error comes with the cause of the connection's end.
     ///
+    /// Where the daemon wants SASL, the best mechanism of those that it offers is used, or the one that parameter `auth` names.
+    /// User name and password are those of `Config::credentials`, or in libvirt's `auth.conf`. This needs the feature `sasl`.
+    ///
     /// Must be called inside a tokio runtime with I/O and time enabled, on which the connection's task then runs.
     ///
     /// # Errors

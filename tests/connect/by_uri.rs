@@ -171,13 +171,6 @@ async fn a_uri_that_cannot_be_is_the_source() {
     assert!(matches!(source, UriError::Parameter { parameter, .. } if parameter == "pkipath"));
     assert!(matches!(error, Error::Uri(_)) && !error.maybe_executed());
     LibvirtRpc::connect_uri("nowhere", "vm").await.unwrap_err();
-    for (uri, what) in [("qemu:///system?authfile=/x", "authfile")] {
-        let error = Libvirt::connect(uri).await.unwrap_err();
-        assert!(
-            error.is_unsupported() && error.to_string().contains(what),
-            "{error}"
-        );
-    }
 }
 
 /// A daemon that accepts and says nothing has the whole of connecting, and no more.

@@ -16,6 +16,8 @@ mod sasl;
 mod ssh;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(not(feature = "sasl"))]
+mod without_sasl;
 #[cfg(not(feature = "tls"))]
 mod without_tls;
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use libvirt_qmp::{AuthFailure, Config, Credentials, Error, Libvirt, LibvirtRpc, Monitor};
+use tokio::net::{TcpListener, UnixStream};
 
 use super::{chain, patient};
 use crate::support::lab::{Lab, SASL_USER};
@@ -61,9 +62,7 @@ async fn over_a_unix_socket() {
         let uri = uri(&lab, &format!("&auth=sasl.{mechanism}"));
         assert_opens(&uri, fred()).await;
     }
-    let stream = tokio::net::UnixStream::connect(lab.unix_path())
-        .await
-        .unwrap();
+    let stream = UnixStream::connect(lab.unix_path()).await.unwrap();
     let config = fred().uri("test:///default");
     let libvirt = Libvirt::open(stream, config).await.unwrap();
     assert_eq!(libvirt.domains().await.unwrap().len(), 1);
@@ -114,25 +113,22 @@ async fn over_a_unix_socket() {
 async fn only_plain_is_offered() {
     let lab = lab("plain");
     assert_opens(&uri(&lab, ""), fred()).await;
-    // The same bytes by a program: others might listen.
-    let program = lab.dir().join("tunnel");
+    // The same daemon over TCP, where others might listen.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let over_tcp = tcp(listener.local_addr().unwrap());
     let socket = lab.unix_path();
-    let script = format!(
-        "#!/usr/bin/env python3\nimport os, socket, threading\ns = socket.socket(socket.AF_UNIX)\ns.connect('{}')\n\
-         def up():\n    while data := os.read(0, 65536): s.sendall(data)\n    s.shutdown(socket.SHUT_WR)\n\
-         threading.Thread(target=up, daemon=True).start()\nwhile data := s.recv(65536): os.write(1, data)\n",
-        socket.display()
-    );
-    fs::write(&program, script).unwrap();
-    let runnable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(&program, runnable).unwrap();
-    let tunnel = format!("test+ext:///default?command={}", program.display());
-    let failed = failure(&tunnel, fred()).await;
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut daemon = UnixStream::connect(&socket).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut daemon).await;
+        }
+    });
+    let failed = failure(&over_tcp, fred()).await;
     assert!(
         matches!(failed, AuthFailure::PlainInClear { .. }),
         "{failed:?}"
     );
-    assert_opens(&tunnel, fred().allow_plain_in_clear(true)).await;
+    assert_opens(&over_tcp, fred().allow_plain_in_clear(true)).await;
 }
 
 fn auth_conf(file: &Path, host: &str, password: &str) {

@@ -123,14 +123,18 @@ async fn polkit_is_asked_where_it_is_offered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_denial_of_polkit_is_the_error() {
-    let (opening, mut daemon) = opening(quiet());
-    daemon.auth(&[AuthType::POLKIT]).await;
-    let call = daemon.expect::<AuthPolkit>().await;
-    daemon.error(&call, 45, "authentication failed").await;
-    let error = opening.await.unwrap().unwrap_err();
-    assert!(error.is_denied());
-    assert_eq!(error.libvirt_code(), Some(45));
-    daemon.expect_eof().await;
+    // Failed, cancelled by the user, and no agent to ask them.
+    for (code, denied) in [(45, true), (79, false), (94, false)] {
+        let (opening, mut daemon) = opening(quiet());
+        daemon.auth(&[AuthType::POLKIT]).await;
+        let call = daemon.expect::<AuthPolkit>().await;
+        daemon.error(&call, code, "authentication failed").await;
+        let error = opening.await.unwrap().unwrap_err();
+        assert!(error.is_auth_failed());
+        assert_eq!(error.is_denied(), denied);
+        assert_eq!(error.libvirt_code(), Some(code));
+        daemon.expect_eof().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

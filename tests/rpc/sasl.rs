@@ -224,7 +224,7 @@ async fn a_daemon_that_is_done_must_have_proved_that_it_knows_the_user() {
             Some(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="),
             "proof",
         ),
-        (Some(b"e=invalid-proof"), "invalid-proof"),
+        (Some(b"e=invalid-proof"), "invalid proof"),
     ] {
         let (opening, mut daemon) = offered(fred(), "SCRAM-SHA-256").await;
         let call = start(&mut daemon).await;

@@ -30,7 +30,7 @@ const ORDINARY_USER: u32 = 65534;
 static CAPABILITIES: Mutex<Vec<(OsString, Vec<u8>)>> = Mutex::new(Vec::new());
 
 /// The user whom a daemon with SASL knows, and their password.
-pub(crate) const SASL_USER: (&str, &str) = ("fred", "correct horse=battery, staple");
+pub(crate) const SASL_USER: (&str, &str) = ("fred", "correct horse=battery, sta\u{df}le");
 
 /// Where libvirtd keeps them.
 const CAPABILITIES_DIR: &str = "cache/libvirt/qemu/cache/capabilities";

@@ -213,6 +213,7 @@ impl Exchange {
             SessionError::MutualAuthenticationFailed => {
                 self.broken("its proof that it knows the user is wrong")
             }
+            SessionError::MechanismError(inner) if self.begun => self.broken(&inner.to_string()),
             // What we say first depends on us alone.
             error if !self.begun => AuthFailure::Credentials {
                 mechanism: self.mechanism.name().to_owned(),
