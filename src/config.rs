@@ -25,6 +25,7 @@ pub struct Config {
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) handshake: Handshake,
     pub(crate) oob: bool,
+    pub(crate) max_message: usize,
 }
 
 /// What is expected of a QMP server before the first command.
@@ -65,6 +66,7 @@ impl Config {
             }),
             handshake: Handshake::Full,
             oob: true,
+            max_message: 64 << 20,
         }
     }
 
@@ -128,6 +130,13 @@ impl Config {
     /// does unless told otherwise.
     pub fn oob(mut self, oob: bool) -> Self {
         self.oob = oob;
+        self
+    }
+
+    /// How many bytes one message of QEMU, or of the guest agent, may have on a socket of its own: 64 MiB unless set, and at least
+    /// 4 KiB. A longer one ends the connection to QEMU; of the agent it fails its command. What comes through libvirt has libvirt's own limits.
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.max_message = bytes.max(4 << 10);
         self
     }
 
