@@ -71,7 +71,8 @@ impl Config {
     }
 
     /// What the daemon opens: `qemu:///system` or `qemu:///session`, without transport and host, for those are how the
-    /// stream was made: a URI with either is refused. The empty string lets the daemon choose.
+    /// stream was made: a URI with either is refused. The empty string lets the daemon choose. Not used where a URI says where to
+    /// connect: see [`Libvirt::connect_with`](crate::Libvirt::connect_with).
     pub fn uri(mut self, uri: impl Into<String>) -> Self {
         self.uri = uri.into();
         self
@@ -106,8 +107,9 @@ impl Config {
         self
     }
 
-    /// How long connecting may take: authentication and opening together, and then looking the domain up; for a QMP socket
-    /// connecting it, and then the greeting and the negotiation of capabilities together. `None` waits for ever.
+    /// How long connecting may take: the way to the daemon, where it begins with a URI, and authentication and opening together,
+    /// and then looking the domain up; for a QMP socket connecting it, and then the greeting and the negotiation of capabilities
+    /// together. `None` waits for ever.
     pub fn connect_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.connect_timeout = timeout;
         self

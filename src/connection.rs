@@ -24,13 +24,20 @@ use crate::transport::{SendError, WriteHalf};
 /// A write buffer larger than this is given back after use.
 const KEEP_BUFFER: usize = 1024 * 1024;
 
+/// More than what tokio's timer counts in.
+const TICK: Duration = Duration::from_secs(1);
+
 /// A moment by which something must be done, and the duration it was made of.
 pub(crate) type Deadline = Option<(Instant, Duration)>;
 
 /// The deadline that is `timeout` from now.
 pub(crate) fn deadline(timeout: Option<Duration>) -> Deadline {
-    // A timeout past the end of time is none.
-    timeout.and_then(|timeout| Some((Instant::now().checked_add(timeout)?, timeout)))
+    // A timeout past the end of time is none. tokio rounds up to its next tick, and that must not be past it either.
+    let at = |timeout| {
+        let at = Instant::now().checked_add(timeout)?;
+        at.checked_add(TICK).map(|_| at)
+    };
+    timeout.and_then(|timeout| Some((at(timeout)?, timeout)))
 }
 
 /// Whether a call is to be answered by the moment it is made. It is not sent then: a quick peer could still answer it, before
@@ -397,5 +404,41 @@ pub(crate) async fn sleep_until(deadline: Deadline) {
     match deadline {
         Some((at, _)) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_timeout_is_too_long() {
+        let mut timeouts = vec![
+            Duration::MAX,
+            Duration::MAX / 2,
+            Duration::from_secs(u64::MAX),
+        ];
+        timeouts.extend((0..64).map(|bits| Duration::from_secs(u64::MAX >> bits)));
+        timeouts.extend((0..64).map(|bits| Duration::from_secs(1 << bits)));
+        // The longest that there is no end of time before.
+        let mut longest = Duration::ZERO;
+        for nanos in (0..96).rev().map(|bits| 1_u128 << bits) {
+            let (seconds, rest) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
+            let more = u64::try_from(seconds).ok().and_then(|seconds| {
+                longest.checked_add(Duration::new(seconds, u32::try_from(rest).unwrap()))
+            });
+            longest = more
+                .filter(|more| Instant::now().checked_add(*more).is_some())
+                .unwrap_or(longest);
+        }
+        timeouts.extend((0..4).map(|place| longest - Duration::from_millis(500) * place));
+        timeouts.push(longest - Duration::from_micros(300));
+        for timeout in timeouts {
+            let mut sleep = Box::pin(sleep_until(deadline(Some(timeout))));
+            let polled = sleep.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(polled.is_pending(), "{timeout:?}");
+        }
     }
 }

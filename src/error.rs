@@ -1,7 +1,8 @@
-//! Every way a call can fail, as plain data. May import xdr, packet and qmp.
+//! Every way a call can fail, as plain data. May import uri, xdr, packet and qmp.
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::packet::FrameError;
 use crate::protocol::rpc;
 use crate::qmp::schema::SchemaProblems;
 use crate::qmp::{CommandError, ErrorClass, Event, EventError, FilterError, QmpError};
+use crate::uri::UriError;
 use crate::xdr::{DecodeError, EncodeError};
 
 /// Why a call, a connection or an event stream failed.
@@ -79,6 +81,17 @@ pub enum Error {
         /// What the system said; of kind [`TimedOut`](io::ErrorKind::TimedOut) where it was the deadline that passed.
         source: Arc<io::Error>,
     },
+    /// The URI is none, or asks for what cannot be.
+    #[error("URI refused")]
+    Uri(#[source] UriError),
+    /// No TLS connection: the two sides do not trust each other, or one of the files for it is not right.
+    #[error("no TLS with {target}")]
+    Tls {
+        /// Host and port.
+        target: String,
+        /// What is wrong.
+        source: TlsFailure,
+    },
     /// Nobody can connect here.
     #[error("cannot listen on {target}")]
     Listen {
@@ -116,6 +129,48 @@ pub enum Error {
     /// stream goes on.
     #[error("{0} events were lost: they came faster than they were taken")]
     EventsLost(u64),
+}
+
+/// Why there is no TLS connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsFailure {
+    /// A file with a certificate or key is missing, or not right.
+    #[error("{}: {reason}", .file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it, such as that it is missing, expired, or does not belong to the other one.
+        reason: String,
+    },
+    /// The daemon's certificate is not trusted: it is not of our CA, not valid now, revoked, or not for this name.
+    #[error("the daemon's certificate is not trusted: {reason}")]
+    Untrusted {
+        /// Why not.
+        reason: String,
+    },
+    /// The daemon does not accept our certificate, or that there is none.
+    #[error("{}", rejected(.certificate))]
+    Rejected {
+        /// Our certificate; none where none was found.
+        certificate: Option<PathBuf>,
+    },
+    /// What the peer does is not TLS as libvirt speaks it.
+    #[error("{reason}")]
+    Handshake {
+        /// What was wrong.
+        reason: String,
+    },
+}
+
+fn rejected(certificate: &Option<PathBuf>) -> String {
+    match certificate {
+        Some(file) => format!(
+            "the daemon rejected the client certificate {}",
+            file.display()
+        ),
+        None => "the daemon wants a client certificate, and none was found".to_owned(),
+    }
 }
 
 /// What did not decode: XDR under it, or JSON.
@@ -585,6 +640,12 @@ impl From<SchemaProblems> for Error {
 impl From<FilterError> for Error {
     fn from(error: FilterError) -> Self {
         Error::Filter(error)
+    }
+}
+
+impl From<UriError> for Error {
+    fn from(error: UriError) -> Self {
+        Error::Uri(error)
     }
 }
 

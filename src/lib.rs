@@ -14,6 +14,7 @@ pub mod xdr;
 
 mod config;
 mod connection;
+mod dial;
 mod domain;
 mod driver;
 mod error;
@@ -26,6 +27,7 @@ mod qmp;
 mod queue;
 mod rpc;
 mod transport;
+mod uri;
 mod wait;
 
 pub use config::{Config, Handshake};
@@ -35,7 +37,7 @@ pub use driver::LibvirtC;
 pub use driver::{
     GuestAgent, LibvirtRpc, QmpAddress, QmpAddressError, QmpListener, SocketMonitor, Virsh,
 };
-pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase};
+pub use error::{DecodeFailure, EndCause, Error, ErrorObject, LibvirtError, Phase, TlsFailure};
 pub use guard::Guard;
 pub use hypervisor::{DomainStatus, Hypervisor, HypervisorDomain, HypervisorVersion};
 pub use libvirt::{Domain, DomainKey, Libvirt};
@@ -48,6 +50,7 @@ pub use qmp::{
     Greeting, QmpError, Schema, Timestamp, Transaction, Version, schema,
 };
 pub use queue::Overflow;
+pub use uri::{Auth, HostVerify, Mode, Parameters, Proxy, SshAuth, Transport, Uri, UriError, User};
 pub use wait::{
     After, CallbackOptions, Callbacks, EventHandler, Found, History, HistoryEntry, Tray, Wait,
     WaitExt, Waited,

@@ -47,14 +47,11 @@ impl Transport {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let mut stream = Some(stream);
-        let unix = (&mut stream as &mut dyn Any)
-            .downcast_mut::<Option<UnixStream>>()
-            .and_then(Option::take);
-        Transport(match (unix, stream) {
-            (Some(unix), _) => Kind::Unix(unix),
-            (None, Some(other)) => Kind::Other(Box::new(other)),
-            (None, None) => unreachable!("it is taken only where it is a unix stream"),
+        // It is a function of `T` where `T` is the unix stream, and nowhere else.
+        let unix: fn(UnixStream) -> Kind = Kind::Unix;
+        Transport(match (&unix as &dyn Any).downcast_ref::<fn(T) -> Kind>() {
+            Some(unix) => unix(stream),
+            None => Kind::Other(Box::new(stream)),
         })
     }
 

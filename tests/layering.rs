@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Each module and what it may import, bottom first. A layer lists only what stands above it in this table.
 const LAYERS: &[(&str, &[&str])] = &[
+    ("uri", &[]),
     ("xdr", &[]),
     ("qmp", &[]),
     ("types", &[]),
@@ -18,10 +19,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("transport", &[]),
     ("protocol", &["xdr"]),
     ("packet", &["protocol"]),
-    ("error", &["xdr", "packet", "protocol", "qmp"]),
+    ("error", &["uri", "xdr", "packet", "protocol", "qmp"]),
     ("queue", &["error", "qmp"]),
     ("inflight", &["error"]),
     ("connection", &["error", "inflight", "transport"]),
+    ("dial", &["uri", "error", "transport", "connection"]),
     ("monitor", &["error", "qmp", "queue"]),
     ("guard", &["error", "qmp", "monitor"]),
     ("wait", &["error", "qmp", "queue", "monitor"]),
@@ -44,6 +46,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "libvirt",
         &[
+            "uri",
+            "dial",
             "xdr",
             "qmp",
             "protocol",
@@ -60,6 +64,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "driver",
         &[
+            "uri",
+            "dial",
             "xdr",
             "qmp",
             "config",

@@ -1,6 +1,7 @@
 //! The one runtime behind all blocking calls, and how a thread waits for a future on it. Imports error.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
@@ -55,26 +56,38 @@ where
 /// Polls the future on this thread, which sleeps in between. Unlike `Handle::block_on` it panics nowhere.
 fn drive<F: Future>(handle: &Handle, future: F) -> F::Output {
     let _runtime = handle.enter();
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let unpark = Arc::new(Unpark {
+        thread: thread::current(),
+        woken: AtomicBool::new(false),
+    });
+    let waker = Waker::from(unpark.clone());
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);
     loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+        while !unpark.woken.swap(false, Ordering::AcqRel) {
+            thread::park();
         }
     }
 }
 
-struct Unpark(Thread);
+struct Unpark {
+    thread: Thread,
+    /// What the polled code blocks on, such as a channel of std, parks this thread too and takes the token of an `unpark`
+    /// that was meant for us. This stays.
+    woken: AtomicBool,
+}
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.0.unpark();
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 }
 
@@ -126,4 +139,32 @@ fn is_in_task() -> bool {
 
 fn unsupported(reason: &str) -> Error {
     Error::Unsupported(reason.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_wake_up_is_not_lost_to_what_the_future_blocks_on() {
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            let mut polled = false;
+            let future = poll_fn(|cx| {
+                if std::mem::replace(&mut polled, true) {
+                    return Poll::Ready(Ok::<_, Error>(()));
+                }
+                cx.waker().wake_by_ref();
+                // As a channel of std does that has to wait.
+                thread::park_timeout(Duration::from_secs(1));
+                Poll::Pending
+            });
+            let _ = done.send(wait(future));
+        });
+        let waited = is_done.recv_timeout(Duration::from_secs(60));
+        assert!(matches!(waited, Ok(Ok(()))), "{waited:?}");
+    }
 }

@@ -12,7 +12,8 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use super::{Link, duplicate, finish, refuse_oob};
 use crate::config::Config;
-use crate::connection::Encoded;
+use crate::connection::{Encoded, deadline};
+use crate::dial::dial;
 use crate::error::{EndCause, Error};
 use crate::libvirt::{DomainKey, Libvirt};
 use crate::monitor::{
@@ -27,7 +28,8 @@ const MOST_FILES: usize = 1;
 
 /// The QEMU monitor of one domain, through libvirtd.
 ///
-/// Made over a stream of its own by [`LibvirtRpc::new`], or on a shared session by [`Libvirt::monitor`].
+/// Made by URI with [`LibvirtRpc::connect_uri`], over a stream of one's own by [`LibvirtRpc::new`], or on a shared session by
+/// [`Libvirt::monitor`].
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -95,6 +97,55 @@ impl LibvirtRpc {
             Session::Own(Link::new(conn), Box::new(config)),
             domain.into(),
         )
+    }
+
+    /// A monitor for `domain` (a name, or a UUID) over a connection of its own to the daemon that `uri` names, connected: the
+    /// session is open and the domain is found. Settings are the default ones.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), libvirt_qmp::Error> {
+    /// use libvirt_qmp::{LibvirtRpc, MonitorExt};
+    ///
+    /// let monitor = LibvirtRpc::connect_uri("qemu:///system", "stage-lb-1").await?;
+    /// println!("QEMU {}", monitor.version().await?);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Libvirt::connect_with`]; [`Error::is_not_found`] where there is no such domain.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes what was connected.
+    pub async fn connect_uri(uri: &str, domain: impl Into<DomainKey>) -> Result<Self, Error> {
+        LibvirtRpc::connect_uri_with(uri, domain, Config::new()).await
+    }
+
+    /// As [`LibvirtRpc::connect_uri`], with settings. [`Config::uri`] is not used.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LibvirtRpc::connect_uri`].
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`LibvirtRpc::connect_uri`].
+    pub async fn connect_uri_with(
+        uri: &str,
+        domain: impl Into<DomainKey>,
+        mut config: Config,
+    ) -> Result<Self, Error> {
+        let deadline = deadline(config.connect_timeout);
+        let (uri, stream) = dial(Some(uri), config.readonly, deadline).await?;
+        config.uri = uri.name();
+        let (link, own) = (Link::over(stream), Box::new(config.clone()));
+        let auth = uri.parameters.auth;
+        link.session(|stream| Libvirt::open_by(stream, config, auth, deadline))
+            .await?;
+        let monitor = LibvirtRpc::over(Session::Own(link, own), domain.into());
+        monitor.make_ready().await?;
+        Ok(monitor)
     }
 
     fn over(session: Session, key: DomainKey) -> Self {

@@ -121,8 +121,10 @@ impl<S: Clone + Send + Sync + 'static> Link<S> {
         };
         let open = async move {
             let opened = opening.await;
-            // Where it was closed in this moment, the session goes, and with it its connection.
-            if !matches!(*lock(&link), LinkState::Closed) {
+            // Where it was closed meanwhile, the session goes, and with it its connection. Whoever closes it finds it set
+            // or prevents that: both hold the lock.
+            let state = lock(&link);
+            if !matches!(*state, LinkState::Closed) {
                 let _ = session.set(opened);
             }
         };

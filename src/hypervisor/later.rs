@@ -10,7 +10,7 @@ use tokio::sync::{OnceCell, watch};
 use crate::config::Config;
 use crate::driver::{QmpAddress, SocketMonitor};
 use crate::error::Error;
-use crate::monitor::{EventOptions, EventStream, Monitor, MonitorFuture, RunOptions};
+use crate::monitor::{EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell};
 
 /// The monitor at an address; one at none, where the address is not known.
 pub(super) struct Later {
@@ -19,6 +19,7 @@ pub(super) struct Later {
     config: Config,
     monitor: OnceCell<SocketMonitor>,
     closed: watch::Sender<bool>,
+    schema: SchemaCell,
 }
 
 impl Later {
@@ -29,17 +30,24 @@ impl Later {
             config,
             monitor: OnceCell::new(),
             closed: watch::Sender::new(false),
+            schema: SchemaCell::new(),
         }
     }
 
     /// The monitor, its socket connected. What fails may be tried again.
     async fn monitor(&self) -> Result<&SocketMonitor, Error> {
         let mut closed = self.closed.subscribe();
-        tokio::select! {
+        let monitor = tokio::select! {
             biased;
-            _ = closed.wait_for(|closed| *closed) => Err(Error::Closed),
-            monitor = self.monitor.get_or_try_init(|| self.dial()) => monitor,
+            _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
+            monitor = self.monitor.get_or_try_init(|| self.dial()) => monitor?,
+        };
+        // Disconnected in this moment: whoever did it may have seen no monitor yet.
+        if *self.closed.borrow() {
+            monitor.disconnect().await?;
+            return Err(Error::Closed);
         }
+        Ok(monitor)
     }
 
     async fn dial(&self) -> Result<SocketMonitor, Error> {
@@ -89,6 +97,10 @@ impl Monitor for Later {
 
     fn events_with(&self, options: EventOptions) -> MonitorFuture<'_, EventStream> {
         Box::pin(async move { self.monitor().await?.events_with(options).await })
+    }
+
+    fn schema_cell(&self) -> Option<&SchemaCell> {
+        Some(&self.schema)
     }
 }
 

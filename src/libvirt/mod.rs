@@ -1,7 +1,8 @@
 //! A session with a libvirt daemon: opening it, looking domains up, and what is shared by all monitors on it.
-//! May import rpc, transport, config, error and protocol.
+//! May import dial, rpc, transport, config, uri, error and protocol.
 
 mod commands;
+mod connect;
 mod domain;
 mod events;
 mod open;
@@ -21,6 +22,7 @@ use crate::protocol::remote::procedure::{
 use crate::qmp::Version;
 use crate::rpc::Client;
 use crate::transport::Transport;
+use crate::uri::Auth;
 
 #[cfg(feature = "libvirt-c")]
 pub(crate) use domain::hyphenated;
@@ -85,12 +87,23 @@ impl Libvirt {
 
     /// As [`Libvirt::open`].
     pub(crate) async fn open_over(conn: Transport, config: Config) -> Result<Self, Error> {
+        let deadline = deadline(config.connect_timeout);
+        Libvirt::open_by(conn, config, None, deadline).await
+    }
+
+    /// As [`Libvirt::open`], by `deadline`, and authenticated in no other way than `auth` where that is given.
+    pub(crate) async fn open_by(
+        conn: Transport,
+        config: Config,
+        auth: Option<Auth>,
+        deadline: Deadline,
+    ) -> Result<Self, Error> {
         let client = Client::start(conn, &config);
         let libvirt = Libvirt {
             client,
             config: Arc::new(config),
         };
-        libvirt.start_session().await?;
+        libvirt.start_session(auth.as_ref(), deadline).await?;
         Ok(libvirt)
     }
 

@@ -6,12 +6,13 @@
 use bytestring::ByteString;
 
 use super::Libvirt;
-use crate::connection::{CallOptions, deadline};
+use crate::connection::{CallOptions, Deadline};
 use crate::error::{Error, LibvirtError, Phase};
 use crate::protocol::remote::procedure::{
     AuthList, AuthPolkit, ConnectOpen, ConnectRegisterCloseCallback, ConnectSupportsFeature,
 };
 use crate::protocol::remote::{AuthType, ConnectOpenArgs, ConnectSupportsFeatureArgs};
+use crate::uri::Auth;
 
 /// `VIR_DRV_FEATURE_PROGRAM_KEEPALIVE`. Asking for it starts the daemon's own pinging.
 const FEATURE_KEEPALIVE: i32 = 10;
@@ -21,9 +22,12 @@ const FEATURE_CLOSE_CALLBACK: i32 = 15;
 const OPEN_READONLY: u32 = 1;
 
 impl Libvirt {
-    pub(super) async fn start_session(&self) -> Result<(), Error> {
+    pub(super) async fn start_session(
+        &self,
+        auth: Option<&Auth>,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
         check_uri(&self.config.uri)?;
-        let deadline = deadline(self.config.connect_timeout);
         let options = |phase| self.options_until(phase, deadline);
         let client = &self.client;
 
@@ -35,6 +39,7 @@ impl Libvirt {
             Err(error) if error.libvirt_code() == Some(LibvirtError::NO_SUPPORT) => Vec::new(),
             Err(error) => return Err(error),
         };
+        check_wanted(auth, &offered)?;
         if offered.contains(&AuthType::POLKIT) {
             client
                 .call::<AuthPolkit>(&(), options(Phase::Authentication))
@@ -98,6 +103,21 @@ fn check_uri(uri: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses what the URI does not ask for, where it asks for one way alone.
+fn check_wanted(wanted: Option<&Auth>, offered: &[AuthType]) -> Result<(), Error> {
+    let wanted = match wanted {
+        None => return Ok(()),
+        Some(Auth::Polkit) if offered.contains(&AuthType::POLKIT) => return Ok(()),
+        Some(Auth::Polkit) => "polkit",
+        Some(Auth::Sasl(_)) => "sasl",
+    };
+    let offered: Vec<String> = offered.iter().copied().map(auth_name).collect();
+    Err(Error::Unsupported(format!(
+        "authentication by {wanted} alone, as parameter `auth` asks; the daemon offers {}",
+        offered.join(", ")
+    )))
+}
+
 /// `sasl` for `REMOTE_AUTH_SASL`; the number where it has no name.
 fn auth_name(auth: AuthType) -> String {
     match auth.name() {
@@ -138,5 +158,15 @@ mod tests {
     fn offered_authentication_is_named() {
         assert_eq!(auth_name(AuthType::SASL), "sasl");
         assert_eq!(auth_name(AuthType(9)), "9");
+    }
+
+    #[test]
+    fn the_only_authentication_wanted_must_be_offered() {
+        let polkit = Some(&Auth::Polkit);
+        check_wanted(None, &[AuthType::NONE]).unwrap();
+        check_wanted(polkit, &[AuthType::POLKIT]).unwrap();
+        let error = check_wanted(polkit, &[AuthType::NONE]).unwrap_err();
+        assert!(error.is_unsupported(), "{error}");
+        assert!(error.to_string().ends_with("offers none"), "{error}");
     }
 }

@@ -266,7 +266,7 @@ async fn keep_alive(keepalive: Option<Keepalive>, shared: &Shared, heard: &Atomi
         if pings == count {
             return EndCause::KeepaliveTimeout {
                 pings,
-                silence: interval.saturating_mul(count + 1),
+                silence: interval.saturating_mul(count.saturating_add(1)),
             };
         }
         pings += 1;

@@ -27,6 +27,9 @@ const EVENTS_PER_TURN: u32 = 64;
 /// Events thrown away before a command at most. No queue is that long.
 const MOST_STALE: u32 = 1 << 20;
 
+/// More than what tokio's timer counts in.
+const TICK: Duration = Duration::from_secs(1);
+
 /// When a wait is over, whatever it waits for.
 #[derive(Clone, Copy)]
 pub(super) struct Deadline {
@@ -37,9 +40,14 @@ pub(super) struct Deadline {
 
 impl Deadline {
     pub(super) fn new(timeout: Option<Duration>) -> Self {
+        // tokio rounds up to its next tick, and that must not be past the end of time either.
+        let at = |after| {
+            let at = Instant::now().checked_add(after)?;
+            at.checked_add(TICK).map(|_| at)
+        };
         Deadline {
             after: timeout.unwrap_or_default(),
-            at: timeout.and_then(|after| Instant::now().checked_add(after)),
+            at: timeout.and_then(at),
         }
     }
 

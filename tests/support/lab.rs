@@ -71,15 +71,21 @@ impl Lab {
     /// # Panics
     /// When a program is missing or the daemon does not come up, with its log.
     pub(crate) fn start() -> Lab {
+        Lab::start_with(|| "listen_tls = 0\n".to_owned())
+    }
+
+    /// [`Lab::start`] with these lines in libvirtd.conf, which say whether it listens for TLS. Asked for again where a port
+    /// was taken.
+    pub(crate) fn start_with(settings: impl Fn() -> String) -> Lab {
         if let Err(missing) = available() {
             panic!("the live tests need {missing}: run tests/run");
         }
-        with_free_port("libvirtd", Lab::start_on)
+        with_free_port("libvirtd", |tcp| Lab::start_on(tcp, &settings()))
     }
 
-    fn start_on(tcp: SocketAddr) -> Result<Lab, String> {
+    fn start_on(tcp: SocketAddr, settings: &str) -> Result<Lab, String> {
         let scratch = Scratch::new();
-        lay_out(&scratch, tcp.port());
+        lay_out(&scratch, tcp.port(), settings);
         let daemon = start_daemon(&scratch)?;
         Ok(Lab {
             daemon: Mutex::new(daemon),
@@ -303,7 +309,7 @@ fn capabilities() -> MutexGuard<'static, Vec<(OsString, Vec<u8>)>> {
 }
 
 /// Makes the directories and configuration files of a daemon that listens on this port.
-fn lay_out(scratch: &Scratch, port: u16) {
+fn lay_out(scratch: &Scratch, port: u16, settings: &str) {
     for dir in ["run", "config/libvirt", "data", "home", CAPABILITIES_DIR] {
         fs::create_dir_all(scratch.path(dir)).expect("a directory in the scratch directory");
     }
@@ -318,7 +324,7 @@ fn lay_out(scratch: &Scratch, port: u16) {
         (
             "libvirtd.conf",
             format!(
-                "unix_sock_dir = \"{}\"\nauth_unix_rw = \"none\"\nlisten_tls = 0\nlisten_tcp = 1\n\
+                "unix_sock_dir = \"{}\"\nauth_unix_rw = \"none\"\n{settings}listen_tcp = 1\n\
                  listen_addr = \"127.0.0.1\"\ntcp_port = \"{port}\"\nauth_tcp = \"none\"\n\
                  log_outputs = \"3:file:{}\"\n",
                 run.display(),

@@ -40,7 +40,7 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
 }
 
 /// A TCP address of this machine on which nobody listens now. Someone may before it is used: see [`with_free_port`].
-fn free_addr() -> SocketAddr {
+pub(crate) fn free_addr() -> SocketAddr {
     let listener =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port of the loopback address");
     listener.local_addr().expect("the address of a listener")

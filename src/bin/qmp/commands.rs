@@ -26,8 +26,8 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let (domain, words) = match (endpoint, words) {
         (Endpoint::Qmp(_), words) => (None, words),
-        (Endpoint::Libvirt(..), [domain, words @ ..]) => (Some(domain.as_str()), words),
-        (Endpoint::Libvirt(..), []) => return Err(Failure::usage("no domain given")),
+        (Endpoint::Libvirt(_), [domain, words @ ..]) => (Some(domain.as_str()), words),
+        (Endpoint::Libvirt(_), []) => return Err(Failure::usage("no domain given")),
     };
     let command = command(words)?;
     let connected = connect::monitor(endpoint, domain, timeout).await?;
@@ -206,15 +206,15 @@ pub(crate) async fn list(
     json: bool,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let (address, uri) = match endpoint {
-        Endpoint::Libvirt(address, uri) => (address, uri),
+    let uri = match endpoint {
+        Endpoint::Libvirt(uri) => uri.as_deref(),
         Endpoint::Qmp(address) => {
             return Err(Failure::usage(format!(
                 "{address} is the socket of one QEMU, which has no domains to list"
             )));
         }
     };
-    let session = connect::libvirt(address, uri, timeout).await?;
+    let session = connect::libvirt(uri, timeout).await?;
     let domains = session.domains().await.map_err(Failure::from);
     if !domains.as_ref().is_err_and(Failure::is_timeout) {
         // Whatever the daemon says to the goodbye, the list is here.

@@ -113,10 +113,13 @@ pub(crate) fn say(text: &str) {
 fn exit(error: &Error) -> Exit {
     match error {
         _ if error.is_timeout() => Exit::Timeout,
-        Error::Command(_) | Error::Encode { .. } | Error::Unsupported(_) => Exit::Usage,
+        Error::Command(_) | Error::Encode { .. } | Error::Unsupported(_) | Error::Uri(_) => {
+            Exit::Usage
+        }
         Error::Disconnected { .. }
         | Error::Closed
         | Error::Connect { .. }
+        | Error::Tls { .. }
         | Error::AuthUnsupported { .. } => Exit::Connection,
         _ => Exit::Failed,
     }

@@ -16,17 +16,19 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use connect::{Endpoint, User};
+use connect::Endpoint;
 use failure::Failure;
 use output::Output;
 
 const CONNECT_HELP: &str = "\
 URI forms:
-  qemu:///system                      libvirtd, /var/run/libvirt/libvirt-sock
-  qemu:///session                     the user's own libvirtd
-  qemu+unix:///system?socket=PATH     libvirtd on another socket, such as
-                                      /var/run/libvirt/virtqemud-sock
+  qemu:///system                      virtqemud or libvirtd of this machine
+  qemu:///session                     the user's own
+  qemu+unix:///system?socket=PATH     the same on another socket
+  qemu+ssh://[USER@]HOST/system       on another machine, by ssh
   qemu+tcp://HOST[:PORT]/system       libvirtd on TCP, port 16509
+  qemu+tls://HOST[:PORT]/system       with TLS, where this program has it
+  NAME                                an alias of libvirt.conf
   unix:PATH                           QEMU's own QMP socket
   tcp:HOST:PORT                       the same on TCP
 
@@ -53,7 +55,7 @@ const EVENTS_USAGE: &str = "qmp [--connect URI] events [--json] [--count N] DOMA
 #[derive(Parser)]
 #[command(name = "qmp", version, after_help = CONNECT_HELP)]
 struct Arguments {
-    /// Where to connect [default: $LIBVIRT_DEFAULT_URI, or qemu:///system]
+    /// Where to connect [default: $LIBVIRT_DEFAULT_URI, else uri_default of libvirt.conf, else this machine]
     #[arg(short = 'c', long, global = true, value_name = "URI")]
     connect: Option<String>,
     /// Seconds that connecting may take, and each call [default: 15, and 60]
@@ -117,7 +119,7 @@ async fn perform(arguments: Arguments) -> Result<(), Failure> {
     let timeout = arguments
         .timeout
         .map(|seconds| Duration::from_secs(seconds.get()));
-    let endpoint = || Endpoint::choose(arguments.connect.as_deref(), &User::current());
+    let endpoint = || Endpoint::choose(arguments.connect.as_deref());
     match &arguments.command {
         Command::Demo => demo::demo(&mut output).await,
         Command::Run { pretty, words } => {

@@ -14,10 +14,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::ToSocketAddrs;
 use tokio::sync::{Mutex, watch};
 
-use super::socket::dial;
 use super::{finish, refuse_oob};
 use crate::config::Config;
 use crate::connection::{Deadline, deadline, sleep_until};
+use crate::dial::{tcp, unix};
 use crate::error::{EndCause, Error, Phase};
 use crate::monitor::RunOptions;
 use crate::qmp::{self, Command, RawCommand};
@@ -98,7 +98,7 @@ impl GuestAgent {
     /// Dropping the future closes the socket.
     pub async fn unix(path: impl AsRef<Path>) -> Result<Self, Error> {
         let config = Config::new();
-        let stream = dial::unix(path.as_ref(), config.connect_timeout).await?;
+        let stream = unix(path.as_ref(), deadline(config.connect_timeout)).await?;
         Ok(GuestAgent::over(stream, config))
     }
 
@@ -114,7 +114,7 @@ impl GuestAgent {
     pub async fn tcp(addr: impl ToSocketAddrs + fmt::Debug) -> Result<Self, Error> {
         let config = Config::new();
         let target = format!("{addr:?}");
-        let stream = dial::tcp(target, addr, config.connect_timeout).await?;
+        let stream = tcp(target, addr, deadline(config.connect_timeout)).await?;
         Ok(GuestAgent::over(stream, config))
     }
 

@@ -1,68 +1,34 @@
-//! Connecting: unix and TCP sockets, named pipes, and descriptors that were inherited. Imports transport, connection, error
-//! and `address`.
+//! Connecting to a QMP server: what `dial` does, named pipes, and descriptors that were inherited. Imports dial, transport,
+//! connection, error and `address`.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use tokio::net::unix::pipe;
-use tokio::net::{TcpStream, ToSocketAddrs, UnixStream};
+use tokio::net::{TcpStream, UnixStream};
 
 use super::address::QmpAddress;
-use crate::connection::{deadline, sleep_until};
+use crate::connection::Deadline;
+use crate::dial::{over_tcp, retried, tcp, unix};
 use crate::error::Error;
 use crate::transport::Transport;
 
-/// How long to wait before what cannot be connected now is tried again.
-const DIAL_AGAIN: Duration = Duration::from_millis(20);
-
-/// Connects to `address` within `timeout`.
-pub(super) async fn connect(
-    address: &QmpAddress,
-    timeout: Option<Duration>,
-) -> Result<Transport, Error> {
+/// Connects to `address` by `deadline`.
+pub(super) async fn connect(address: &QmpAddress, deadline: Deadline) -> Result<Transport, Error> {
     let target = address.target();
     match address {
-        QmpAddress::Unix(path) => unix(path, timeout).await,
-        QmpAddress::Tcp { host, port } => tcp(target, (host.as_str(), *port), timeout).await,
-        QmpAddress::Pipe(path) => pipes(path, timeout).await,
+        QmpAddress::Unix(path) => unix(path, deadline).await,
+        QmpAddress::Tcp { host, port } => tcp(target, (host.as_str(), *port), deadline).await,
+        QmpAddress::Pipe(path) => pipes(path, deadline).await,
     }
-}
-
-/// Connects to a unix socket. One whose backlog is full refuses at once, and is tried again.
-pub(in crate::driver) async fn unix(
-    path: &Path,
-    timeout: Option<Duration>,
-) -> Result<Transport, Error> {
-    let busy = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
-    let connect = || UnixStream::connect(path);
-    let target = path.display().to_string();
-    let stream = dial(target, timeout, busy, connect).await?;
-    Ok(Transport::new(stream))
-}
-
-pub(in crate::driver) async fn tcp(
-    target: String,
-    addr: impl ToSocketAddrs,
-    timeout: Option<Duration>,
-) -> Result<Transport, Error> {
-    let connect = || TcpStream::connect(&addr);
-    let stream = dial(target, timeout, |_| false, connect).await?;
-    Ok(over_tcp(stream))
-}
-
-pub(super) fn over_tcp(stream: TcpStream) -> Transport {
-    // A small command must not wait for the acknowledgement of the one before it.
-    let _ = stream.set_nodelay(true);
-    Transport::new(stream)
 }
 
 /// Opens the pipes `PATH.in`, which QEMU reads, and `PATH.out`, which it writes. The one to write to cannot be opened before
 /// QEMU has it open, and is tried until then.
-pub(super) async fn pipes(path: &Path, timeout: Option<Duration>) -> Result<Transport, Error> {
+pub(super) async fn pipes(path: &Path, deadline: Deadline) -> Result<Transport, Error> {
     // ENXIO has no kind of its own in std.
     let nobody_reads = |error: &io::Error| {
         rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::NXIO)
@@ -74,7 +40,7 @@ pub(super) async fn pipes(path: &Path, timeout: Option<Duration>) -> Result<Tran
         Ok((read, write))
     };
     let target = path.display().to_string();
-    let (read, write) = dial(target, timeout, nobody_reads, open).await?;
+    let (read, write) = retried(target, deadline, nobody_reads, open).await?;
     Ok(Transport::new(tokio::io::join(read, write)))
 }
 
@@ -117,37 +83,4 @@ fn socket(fd: OwnedFd) -> io::Result<Transport> {
         }
         _ => not_this("it is a socket, but neither a unix nor a TCP one"),
     }
-}
-
-/// Connects within `timeout`; what fails by an error that is `passing` is tried again until then.
-async fn dial<T, F>(
-    target: String,
-    timeout: Option<Duration>,
-    passing: impl Fn(&io::Error) -> bool,
-    connect: impl Fn() -> F,
-) -> Result<T, Error>
-where
-    F: Future<Output = io::Result<T>>,
-{
-    let deadline = deadline(timeout);
-    let attempts = async {
-        loop {
-            match connect().await {
-                Err(error) if passing(&error) => tokio::time::sleep(DIAL_AGAIN).await,
-                result => return result,
-            }
-        }
-    };
-    let result = tokio::select! {
-        result = attempts => result,
-        () = sleep_until(deadline) => {
-            let after = timeout.unwrap_or_default();
-            let text = format!("no connection within {after:?}");
-            Err(io::Error::new(io::ErrorKind::TimedOut, text))
-        }
-    };
-    result.map_err(|error| Error::Connect {
-        target,
-        source: Arc::new(error),
-    })
 }

@@ -11,10 +11,10 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::SocketMonitor;
 use super::address::QmpAddress;
-use super::dial::over_tcp;
 use super::session::silent;
 use crate::config::Config;
 use crate::connection::{deadline, sleep_until};
+use crate::dial::over_tcp;
 use crate::error::{Error, Phase};
 use crate::transport::Transport;
 

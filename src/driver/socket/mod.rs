@@ -1,9 +1,8 @@
 //! The monitor on QEMU's own QMP socket: what its user sees. The connection itself is in `session`, its events in `events`,
-//! the ways to QEMU in `dial`, `listen` and `child`. May import anything below the drivers.
+//! the ways to QEMU in `dial` and `listen`. May import anything below the drivers.
 
 mod address;
-mod child;
-pub(super) mod dial;
+mod dial;
 mod events;
 mod listen;
 mod session;
@@ -21,12 +20,12 @@ use tokio::process::Child;
 use super::{Link, duplicate, finish, refuse_oob};
 use crate::config::{Config, Handshake};
 use crate::connection::{Deadline, deadline, sleep_until};
+use crate::dial::{ChildStream, tcp, unix};
 use crate::error::{Error, Phase};
 use crate::inflight::{Files, Ride};
 use crate::monitor::{EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell};
 use crate::qmp::{Greeting, RawCommand};
 use crate::transport::Transport;
-use child::ChildStream;
 use session::{Ids, Session, silent};
 
 pub use address::{QmpAddress, QmpAddressError};
@@ -154,7 +153,7 @@ impl SocketMonitor {
     ///
     /// That of [`SocketMonitor::unix`].
     pub async fn unix_with_config(path: impl AsRef<Path>, config: Config) -> Result<Self, Error> {
-        let stream = dial::unix(path.as_ref(), config.connect_timeout).await?;
+        let stream = unix(path.as_ref(), deadline(config.connect_timeout)).await?;
         Ok(SocketMonitor::over(stream, config))
     }
 
@@ -187,7 +186,7 @@ impl SocketMonitor {
         config: Config,
     ) -> Result<Self, Error> {
         let target = format!("{addr:?}");
-        let stream = dial::tcp(target, addr, config.connect_timeout).await?;
+        let stream = tcp(target, addr, deadline(config.connect_timeout)).await?;
         Ok(SocketMonitor::over(stream, config))
     }
 
@@ -206,7 +205,7 @@ impl SocketMonitor {
     ///
     /// Dropping the future closes what was opened.
     pub async fn dial(address: impl Into<QmpAddress>, config: Config) -> Result<Self, Error> {
-        let stream = dial::connect(&address.into(), config.connect_timeout).await?;
+        let stream = dial::connect(&address.into(), deadline(config.connect_timeout)).await?;
         Ok(SocketMonitor::over(stream, config))
     }
 
@@ -249,7 +248,7 @@ impl SocketMonitor {
     ///
     /// The child is the monitor's from now on. When the connection ends, by [`disconnect`](Monitor::disconnect) or because
     /// the last handle is gone, it is killed (SIGKILL) and reaped. Where it has closed its output itself, as after `quit`, it
-    /// has 30 s to end before that. To keep the child, take its `stdin` and `stdout` and use [`SocketMonitor::new`] with
+    /// has 30 s to end before that. What it says on a piped standard error is passed over, unless that was taken before. To keep the child, take its `stdin` and `stdout` and use [`SocketMonitor::new`] with
     /// `tokio::io::join(stdout, stdin)`: QEMU does not end because its input does.
     ///
     /// # Errors

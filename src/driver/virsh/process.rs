@@ -37,9 +37,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What a process may say in all. libvirt's own limit for a reply is a quarter of it.
 const MOST_OUTPUT: u64 = 16 << 20;
 
-/// virsh takes an `int`.
-const MOST_SECONDS: f64 = 2_147_483_647.0;
-
 /// What makes virsh or libvirt say more than it is asked for, in another language, or in another width.
 const UNWANTED: [&str; 11] = [
     "LANG",
@@ -124,12 +121,12 @@ impl Launcher {
         }
         match self.config.keepalive {
             Some(keepalive) => {
-                let seconds = keepalive.interval.as_secs_f64().ceil().min(MOST_SECONDS);
-                command.args(["-k", &format!("{seconds:.0}")]);
-                command.args([
-                    "-K",
-                    &keepalive.count.min(i32::MAX.unsigned_abs()).to_string(),
-                ]);
+                // virsh takes both for an `int`, and refuses what is none.
+                let most = i32::MAX.unsigned_abs();
+                let seconds = keepalive.interval.as_millis().div_ceil(1000);
+                let seconds = seconds.min(most.into());
+                command.args(["-k", &seconds.to_string()]);
+                command.args(["-K", &keepalive.count.min(most).to_string()]);
             }
             None => drop(command.args(["-k", "0"])),
         }
@@ -306,7 +303,6 @@ impl Handle {
         }
         let _ = thread::Builder::new()
             .name("virsh-end".to_owned())
-            .stack_size(128 * 1024)
             .spawn(move || running.wait_for(GRACE));
     }
 }
@@ -395,5 +391,35 @@ impl std::fmt::Debug for Launcher {
             .field("program", &program)
             .field("uri", &self.uri)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keepalive_is_what_virsh_takes() {
+        let launcher = |keepalive| Launcher {
+            program: "virsh".into(),
+            uri: "test:///default".to_owned(),
+            config: Config::new().keepalive(keepalive),
+        };
+        for (keepalive, expected) in [
+            (None, &["-k", "0"][..]),
+            (Some((Duration::from_millis(1), 0)), &["-k", "1", "-K", "0"]),
+            (
+                Some((Duration::from_millis(2001), 7)),
+                &["-k", "3", "-K", "7"],
+            ),
+            (
+                Some((Duration::MAX, u32::MAX)),
+                &["-k", "2147483647", "-K", "2147483647"],
+            ),
+        ] {
+            let command = launcher(keepalive).command();
+            let arguments: Vec<_> = command.get_args().collect();
+            assert_eq!(arguments[1..arguments.len() - 2], *expected);
+        }
     }
 }

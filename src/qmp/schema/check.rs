@@ -2,6 +2,7 @@
 //! and an end after a bounded number of problems. Imports `tape`, `view`, `similar`, `problem`, and `RawCommand` of qmp.
 
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 use super::Schema;
 use super::problem::{Caution, SchemaProblem, SchemaProblems, SchemaWarning};
@@ -225,9 +226,15 @@ impl<'s> Checker<'s, '_> {
 
     fn object(&mut self, id: NodeId, object: ObjectType<'s>) {
         let (known, is_open) = self.members_of(id, object);
+        // By name: both may be many thousands, and the schema is the peer's.
+        let given: HashMap<Cow<'_, str>, NodeId> = self
+            .tape
+            .children(id)
+            .map(|child| (self.tape.name(child), child))
+            .collect();
         let start = self.work.len();
         for member in &known {
-            match self.tape.member(id, member.name()) {
+            match given.get(member.name()).copied() {
                 Some(value) => {
                     self.warn(Some(value), None, member.features());
                     self.work.push((value, member.ty()));
@@ -240,10 +247,11 @@ impl<'s> Checker<'s, '_> {
         if is_open {
             return;
         }
+        let names: HashSet<&str> = known.iter().map(|member| member.name()).collect();
         let mut unknown = Vec::new();
         for value in self.tape.children(id) {
             let name = self.tape.name(value);
-            if !known.iter().any(|member| member.name() == name) {
+            if !names.contains(&*name) {
                 unknown.push((value, name));
                 if unknown.len() == MAX_REPORTED {
                     break;
@@ -675,6 +683,32 @@ mod tests {
         let long = format!(r#"{{"execute":"{}"}}"#, "x".repeat(1 << 20));
         let problems = sample().check_json(long.as_bytes()).unwrap_err();
         assert!(problems.to_string().len() < 200);
+    }
+
+    /// Each of the arguments looked for among all of the others would take minutes.
+    #[test]
+    fn many_members_and_arguments_are_no_trouble() {
+        const MANY: usize = 40_000;
+        let members: Vec<_> = (0..MANY)
+            .map(|n| format!(r#"{{"name":"m{n}","type":"int"}}"#))
+            .collect();
+        let schema = format!(
+            r#"[{{"name":"int","meta-type":"builtin","json-type":"int"}},
+                {{"name":"many","meta-type":"object","members":[{}]}},
+                {{"name":"x","meta-type":"command","arg-type":"many","ret-type":"many"}}]"#,
+            members.join(",")
+        );
+        let schema = Schema::parse(schema.as_bytes()).unwrap();
+        let arguments: Vec<_> = (0..MANY).rev().map(|n| format!(r#""m{n}":1"#)).collect();
+        let command = |last: &str| {
+            let arguments = arguments.join(",");
+            format!(r#"{{"execute":"x","arguments":{{{arguments}{last}}}}}"#)
+        };
+        let begun = std::time::Instant::now();
+        assert!(check(&schema, command("").as_bytes()).is_ok());
+        let problems = check(&schema, command(r#","n":1"#).as_bytes()).unwrap_err();
+        assert_eq!(problems.iter().count(), 1);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30));
     }
 
     #[test]

@@ -1,0 +1,155 @@
+//! From a URI to a connected stream, and the connecting that the drivers share. Imports uri, transport, connection and error.
+//!
+//! `socket` connects sockets, `child` runs programs, `ssh` writes the command for ssh, `tls` makes a TCP stream safe with what `pki`
+//! reads.
+
+mod child;
+#[cfg(feature = "tls")]
+mod pki;
+mod socket;
+mod ssh;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "tls")]
+mod validity;
+
+use std::path::{Path, PathBuf};
+
+use tracing::debug;
+
+use crate::connection::Deadline;
+use crate::error::{EndCause, Error};
+use crate::transport::Transport;
+use crate::uri::{self, Uri, User};
+
+pub(crate) use child::ChildStream;
+use socket::{failed, within};
+pub(crate) use socket::{over_tcp, retried, tcp, unix};
+use ssh::Command;
+
+/// What a URI has turned out to mean on this machine, found without connecting.
+struct Target {
+    uri: Uri,
+    way: Way,
+}
+
+enum Way {
+    /// A unix socket; an abstract one begins with a zero byte.
+    Unix(PathBuf),
+    /// Host and port.
+    Tcp(String, u16),
+    #[cfg(feature = "tls")]
+    Tls(Box<tls::Tls>),
+    Child(Command),
+}
+
+/// Connects to the daemon that `text` means, or to the default one, by `deadline`.
+///
+/// Nothing here blocks: files are read on a thread for that, and so are names looked up.
+pub(crate) async fn dial(
+    text: Option<&str>,
+    readonly: bool,
+    deadline: Deadline,
+) -> Result<(Uri, Transport), Error> {
+    let shown = text.unwrap_or("the default daemon").to_owned();
+    let owned = text.map(str::to_owned);
+    let finding = tokio::task::spawn_blocking(move || find(owned.as_deref(), readonly));
+    // A home directory may be far away.
+    let found = within(deadline, async { Ok(finding.await) }).await;
+    let target = match found {
+        Ok(Ok(target)) => target?,
+        Ok(Err(_)) => return Err(Error::disconnected(EndCause::RuntimeGone.into(), false)),
+        Err(error) => return Err(failed(shown, error)),
+    };
+    debug!(target: "libvirt_qmp::connection", uri = %target.uri, "connecting");
+    let transport = target.connect(deadline).await?;
+    Ok((target.uri, transport))
+}
+
+/// Reads files of the user's, so it blocks.
+fn find(text: Option<&str>, readonly: bool) -> Result<Target, Error> {
+    let user = User::current();
+    let uri = Uri::resolve(text, &user)?;
+    if uri.parameters.authfile.is_some() {
+        let what = "parameter `authfile`: no authentication here reads one";
+        return Err(Error::Unsupported(what.to_owned()));
+    }
+    let way = match uri.transport {
+        uri::Transport::Unix => Way::Unix(socket(&uri.sockets(&user, readonly)?)),
+        uri::Transport::Tcp => Way::Tcp(host(&uri)?, uri.port_or_default().unwrap_or_default()),
+        #[cfg(feature = "tls")]
+        uri::Transport::Tls => Way::Tls(Box::new(tls::Tls::prepare(&uri, &user)?)),
+        #[cfg(not(feature = "tls"))]
+        uri::Transport::Tls => {
+            let what = "transport tls: this program was built without the feature `tls`";
+            return Err(Error::Unsupported(what.to_owned()));
+        }
+        uri::Transport::Ssh => Way::Child(ssh::command(&uri, &user, readonly)?),
+        uri::Transport::Ext => Way::Child(Command {
+            program: uri.parameters.command.clone().unwrap_or_default().into(),
+            arguments: Vec::new(),
+        }),
+    };
+    Ok(Target { uri, way })
+}
+
+/// The first of the sockets that exists, or the last, whose absence then is the error.
+fn socket(candidates: &[PathBuf]) -> PathBuf {
+    let found = candidates.iter().find(|path| path.exists());
+    let path = found.or(candidates.last()).cloned().unwrap_or_default();
+    match path.to_str().and_then(|path| path.strip_prefix('@')) {
+        Some(name) => PathBuf::from(format!("\0{name}")),
+        None => path,
+    }
+}
+
+fn host(uri: &Uri) -> Result<String, Error> {
+    uri.host
+        .clone()
+        .ok_or_else(|| Error::Unsupported(format!("transport {} without a host", uri.transport)))
+}
+
+impl Target {
+    async fn connect(&self, deadline: Deadline) -> Result<Transport, Error> {
+        match &self.way {
+            Way::Unix(path) => unix(Path::new(path), deadline).await,
+            Way::Tcp(host, port) => {
+                tcp(address(host, *port), (host.as_str(), *port), deadline).await
+            }
+            #[cfg(feature = "tls")]
+            Way::Tls(tls) => tls.connect(deadline).await,
+            Way::Child(command) => {
+                let stream = ChildStream::spawn(command, &self.uri.to_string())?;
+                Ok(Transport::new(stream))
+            }
+        }
+    }
+}
+
+/// `HOST:PORT`, an IPv6 address in brackets.
+fn address(host: &str, port: u16) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_socket_that_exists_is_meant_or_the_last() {
+        let there = std::env::current_dir().unwrap();
+        let (no, neither) = (PathBuf::from("/no/such/1"), PathBuf::from("/no/such/2"));
+        assert_eq!(socket(&[no.clone(), there.clone(), neither.clone()]), there);
+        assert_eq!(socket(&[no, neither.clone()]), neither);
+        assert_eq!(socket(&["@abstract".into()]), PathBuf::from("\0abstract"));
+    }
+
+    #[test]
+    fn addresses_read_as_they_are_written() {
+        assert_eq!(address("::1", 5), "[::1]:5");
+        assert_eq!(address("host", 5), "host:5");
+    }
+}
