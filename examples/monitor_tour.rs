@@ -124,7 +124,7 @@ async fn files(monitor: &dyn Monitor, seen: &mut Vec<String>) -> Result<(), Erro
 
 async fn events(monitor: &dyn Monitor, seen: &mut Vec<String>) -> Result<(), Error> {
     let history = monitor.history(History::CAPACITY).await?;
-    let options = EventOptions::new(EventFilter::glob("R*").ignore_case()).queue(16);
+    let options = EventOptions::new(EventFilter::regex("^(STOP|RESUME)$")?).queue(16);
     let stream = monitor.events_with(options).await?;
     let mark = history.mark();
 

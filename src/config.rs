@@ -32,6 +32,7 @@ pub struct Config {
     pub(crate) credentials: Option<CredentialsSource>,
     #[cfg(feature = "sasl")]
     pub(crate) plain_in_clear: bool,
+    pub(crate) max_message: usize,
 }
 
 /// What is expected of a QMP server before the first command.
@@ -76,6 +77,7 @@ impl Config {
             credentials: None,
             #[cfg(feature = "sasl")]
             plain_in_clear: false,
+            max_message: 64 << 20,
         }
     }
 
@@ -141,6 +143,13 @@ impl Config {
     /// does unless told otherwise.
     pub fn oob(mut self, oob: bool) -> Self {
         self.oob = oob;
+        self
+    }
+
+    /// How many bytes one message of QEMU, or of the guest agent, may have on a socket of its own: 64 MiB unless set, and at least
+    /// 4 KiB. A longer one ends the connection to QEMU; of the agent it fails its command. What comes through libvirt has libvirt's own limits.
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.max_message = bytes.max(4 << 10);
         self
     }
 

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::packet::FrameError;
 use crate::protocol::rpc;
 use crate::qmp::schema::SchemaProblems;
-use crate::qmp::{CommandError, ErrorClass, Event, EventError, QmpError};
+use crate::qmp::{CommandError, ErrorClass, Event, EventError, FilterError, QmpError};
 use crate::uri::UriError;
 use crate::xdr::{DecodeError, EncodeError};
 
@@ -32,6 +32,9 @@ pub enum Error {
     /// The command was refused here; nothing was sent.
     #[error("command refused")]
     Command(#[source] CommandError),
+    /// The pattern of an event filter is none; nothing was sent.
+    #[error("event filter refused")]
+    Filter(#[source] FilterError),
     /// The arguments do not fit their wire type; nothing was sent.
     #[error("arguments of {procedure} do not fit")]
     Encode {
@@ -746,6 +749,12 @@ impl From<SchemaProblems> for Error {
     }
 }
 
+impl From<FilterError> for Error {
+    fn from(error: FilterError) -> Self {
+        Error::Filter(error)
+    }
+}
+
 impl From<UriError> for Error {
     fn from(error: UriError) -> Self {
         Error::Uri(error)
@@ -761,6 +770,7 @@ impl From<EventError> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::qmp::EventFilter;
 
     /// P20: the five classes, and those to come.
     #[test]
@@ -782,6 +792,14 @@ mod tests {
         assert_eq!(told("KVMMissingCap"), [false, false, false, true]);
         assert_eq!(told("OfTomorrow"), [false; 4]);
         assert!(Error::Closed.class().is_none());
+    }
+
+    #[test]
+    fn a_bad_pattern_is_an_error_like_others() {
+        let filter = || -> Result<EventFilter, Error> { Ok(EventFilter::regex("(")?) };
+        let error = filter().unwrap_err();
+        assert!(matches!(error, Error::Filter(_)), "{error:?}");
+        assert!(!error.maybe_executed());
     }
 
     #[test]

@@ -287,6 +287,29 @@ async fn ids_stay_here_and_errors_are_those_of_qmp() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reply_that_is_longer_than_was_set_fails_its_command() {
+    let config = Config::new().max_message(8 << 10);
+    let (agent, mut peer) = AgentPeer::with_config(config);
+    let agent = Arc::new(agent);
+    for (length, comes) in [(8000, true), (8 << 10, false), (8000, true)] {
+        let running = run(&agent, r#"{"execute":"guest-info"}"#);
+        // In step but for the first time, and after what failed.
+        if length == 8000 {
+            let id = peer.sync().await;
+            peer.synced(id).await;
+        }
+        peer.command().await;
+        let reply = format!(r#"{{"return": "{}"}}"#, "x".repeat(length));
+        peer.send(reply.as_bytes()).await;
+        let answer = running.await.unwrap();
+        assert_eq!(answer.is_ok(), comes, "{length}");
+        if let Err(error) = answer {
+            assert!(matches!(error, Error::Decode { .. }), "{error:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_no_reply_fails_its_command_and_the_next_one_synchronizes() {
     let (agent, mut peer) = in_step().await;
     for garbage in [&b"Kernel panic - not syncing\n"[..], b"[1]", b"\x00"] {

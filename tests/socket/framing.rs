@@ -135,6 +135,29 @@ async fn replies_nested_to_qemus_limit_are_read() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_longest_message_can_be_set() {
+    let config = Config::new().max_message(1 << 20);
+    let (monitor, mut peer) = QmpPeer::connected(config).await;
+    let monitor = Arc::new(monitor);
+    for (length, comes) in [(1 << 19, true), (1 << 20, false)] {
+        let call = run(&monitor, STATUS);
+        let command = peer.receive().await;
+        let text = format!(r#""{}""#, "x".repeat(length));
+        let reply = format!(r#"{{"return": {text}, "id": {}}}"#, command.id());
+        // The client may hang up in the midst of it.
+        let _ = peer.try_send(reply.as_bytes()).await;
+        let answer = call.await.unwrap();
+        assert_eq!(answer.is_ok(), comes, "{length}");
+        if let Err(error) = answer {
+            assert_eq!(
+                cause(&error).to_string(),
+                "protocol violation: message longer than 1048576 bytes"
+            );
+        }
+    }
+}
+
 /// P5: so are the values of commands that are waited for and of those with a callback, while what is decoded may be less deep.
 #[tokio::test(start_paused = true)]
 async fn values_nested_to_qemus_limit_are_handed_on_as_text() {

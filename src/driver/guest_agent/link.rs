@@ -12,7 +12,7 @@ use tracing::{debug, trace};
 
 use super::sync::{Search, question};
 use crate::error::EndCause;
-use crate::qmp::{FrameDecoder, MAX_MESSAGE, is_error, return_value};
+use crate::qmp::{FrameDecoder, is_error, return_value};
 use crate::transport::{ReadHalf, Transport, WriteHalf};
 
 /// Room made for one read.
@@ -26,6 +26,8 @@ pub(super) struct Link {
     decoder: FrameDecoder,
     /// Whether the next object to come is the answer to the next command.
     in_step: bool,
+    /// Bytes that one message may have.
+    max_message: usize,
 }
 
 pub(super) enum Failure {
@@ -41,13 +43,14 @@ impl From<io::Error> for Failure {
 }
 
 impl Link {
-    pub(super) fn new(stream: Transport) -> Self {
+    pub(super) fn new(stream: Transport, max_message: usize) -> Self {
         let (read, write) = stream.split();
         Link {
             read,
             write,
             buffer: BytesMut::new(),
-            decoder: FrameDecoder::new(MAX_MESSAGE),
+            decoder: FrameDecoder::new(max_message),
+            max_message,
             in_step: false,
         }
     }
@@ -60,7 +63,7 @@ impl Link {
     /// Finds the place in the stream after everything that the agent had to say before.
     pub(super) async fn synchronize(&mut self) -> Result<(), Failure> {
         self.in_step = false;
-        self.decoder = FrameDecoder::new(MAX_MESSAGE);
+        self.decoder = FrameDecoder::new(self.max_message);
         let question = question();
         trace!(target: "libvirt_qmp::agent", id = question.id, "synchronizing");
         // 0xFF is in no JSON: it ends the half of a command that a client before us may have left.

@@ -120,7 +120,7 @@ impl GuestAgent {
 
     fn over(stream: Transport, config: Config) -> Self {
         GuestAgent {
-            link: Mutex::new(Ok(Link::new(stream))),
+            link: Mutex::new(Ok(Link::new(stream, config.max_message))),
             config,
             closing: watch::Sender::new(false),
         }

@@ -47,7 +47,7 @@ pub use listen::QmpListener;
 /// monitor and its event streams.
 ///
 /// Commands run in the order of their calls, and QEMU answers them one by one; up to [`Config::max_in_flight`], but at most
-/// 8, are sent ahead. Messages are at most 64 MiB long, in both directions. QEMU reads a command at about 0.4 MB/s, so
+/// 8, are sent ahead. Commands are at most 64 MiB long, and so are replies unless [`Config::max_message`] says otherwise. QEMU reads a command at about 0.4 MB/s, so
 /// each call gets 100 µs a byte on top of [`Config::call_timeout`]; one with a timeout of its own gets exactly that.
 ///
 /// Once begun, connecting goes on by itself: dropping the future that began it does no harm, and others wait for the same

@@ -80,6 +80,8 @@ struct Shared {
     subscribers: Subscribers,
     /// Whether the first command is our own `qmp_capabilities`.
     negotiates: bool,
+    /// Bytes that one message may have.
+    max_message: usize,
 }
 
 impl Session {
@@ -94,6 +96,7 @@ impl Session {
             ids,
             subscribers: Subscribers::new(config.event_queue),
             negotiates: config.handshake == Handshake::Full,
+            max_message: config.max_message,
         });
         let (greeted, greeting) = oneshot::channel();
         spawn(run(io, shared.clone(), greeted), {
@@ -301,7 +304,7 @@ async fn read_messages(
     shared: &Shared,
     greeted: oneshot::Sender<Greeting>,
 ) -> EndCause {
-    let mut messages = FramedRead::new(read, FrameDecoder::new(MAX_MESSAGE));
+    let mut messages = FramedRead::new(read, FrameDecoder::new(shared.max_message));
     let mut greeted = Some(greeted);
     let mut negotiated = !shared.negotiates;
     let mut turn = 0;
