@@ -105,7 +105,7 @@ impl FakeLibvirtd {
         self
     }
 
-    /// Says which authentications it offers; [`AuthType::NONE`] unless told otherwise. It grants polkit, and does no SASL.
+    /// Says which authentications it offers; [`AuthType::NONE`] unless told otherwise. It grants polkit, and refuses SASL.
     pub fn auth(&self, types: impl IntoIterator<Item = AuthType>) -> &Self {
         self.daemon().state().auth = types.into_iter().collect();
         self

@@ -25,8 +25,8 @@ use crate::protocol::qemu::{
     DomainMonitorCommandArgs,
 };
 use crate::protocol::remote::procedure::{
-    AuthList, AuthPolkit, ConnectClose, ConnectGetHostname, ConnectGetLibVersion, ConnectGetType,
-    ConnectGetUri, ConnectGetVersion, ConnectListAllDomains, ConnectOpen,
+    AuthList, AuthPolkit, AuthSaslInit, ConnectClose, ConnectGetHostname, ConnectGetLibVersion,
+    ConnectGetType, ConnectGetUri, ConnectGetVersion, ConnectListAllDomains, ConnectOpen,
     ConnectRegisterCloseCallback, ConnectSupportsFeature, ConnectUnregisterCloseCallback,
     DomainGetInfo, DomainGetState, DomainLookupById, DomainLookupByName, DomainLookupByUuid,
 };
@@ -117,6 +117,10 @@ fn about_connection(session: &Session, header: &Header, payload: Bytes) -> Answe
     }
     if is::<AuthPolkit>(header) {
         return reply::<AuthPolkit>(&AuthPolkitRet { complete: 1 });
+    }
+    if is::<AuthSaslInit>(header) {
+        let text = "authentication failed: authentication failed";
+        return Err(failure(FROM_RPC, LibvirtError::AUTH_FAILED, text));
     }
     if is::<ConnectOpen>(header) {
         return open(session, args::<ConnectOpen>(payload)?);

@@ -564,10 +564,8 @@ async fn a_client_with_too_many_calls_is_not_read() {
 async fn authentication_is_offered_as_the_test_says() {
     let (libvirtd, _qemu) = one();
     libvirtd.auth([AuthType::SASL]);
-    match monitor(&libvirtd).connect().await {
-        Err(Error::AuthUnsupported { offered }) => assert_eq!(offered, ["sasl"]),
-        other => panic!("{other:?}"),
-    }
+    let refused = monitor(&libvirtd).connect().await.unwrap_err();
+    assert!(refused.is_auth_failed(), "{refused:?}");
     libvirtd.auth([AuthType::POLKIT]);
     monitor(&libvirtd).connect().await.unwrap();
     libvirtd.fault::<AuthList>(Fault::silence());

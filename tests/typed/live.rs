@@ -87,7 +87,7 @@ async fn queries() {
     ]);
     let monitor = open(&qemu).await;
     let status = query(&monitor, QueryStatus::new()).await;
-    assert!(status.running && status.status == RunState::Running);
+    assert!(!status.running && status.status == RunState::Prelaunch);
     assert!(monitor.call(QueryVersion::new()).await.unwrap().major >= 7);
     assert_eq!(
         query(&monitor, QueryName::new()).await.name.as_deref(),
