@@ -147,7 +147,8 @@ impl Config {
     }
 
     /// How many bytes one message of QEMU, or of the guest agent, may have on a socket of its own: 64 MiB unless set, and at least
-    /// 4 KiB. A longer one ends the connection to QEMU; of the agent it fails its command. What comes through libvirt has libvirt's own limits.
+    /// 4 KiB. A longer one ends the connection to QEMU; of the agent it fails its command. What comes through libvirt has
+    /// libvirt's own limits.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.max_message = bytes.max(4 << 10);
         self

@@ -102,7 +102,8 @@ impl ReadHalf {
         self.files_wanted.clone()
     }
 
-    /// The descriptors that have come and were not taken, oldest first. Each came with bytes that have been read, or were among the last that were.
+    /// The descriptors that have come and were not taken, oldest first. Each came with bytes that have been read, or were
+    /// among the last that were.
     pub(crate) fn files(&mut self) -> &mut VecDeque<OwnedFd> {
         &mut self.files
     }

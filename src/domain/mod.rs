@@ -179,8 +179,7 @@ pub trait DomainExt: Monitor {
         let timeout = timeout.into();
         async move {
             let ready = Wait::block_job_ready(&mirror.job);
-            self.run_and_wait(mirror.command, ready, timeout).await?;
-            Ok(())
+            run_until(self, mirror.command, ready, timeout).await
         }
     }
 
@@ -194,8 +193,7 @@ pub trait DomainExt: Monitor {
         async move {
             let cancel = Command::new("block-job-cancel").arg("device", job);
             let completed = Wait::block_job_completed(job);
-            self.run_and_wait(cancel, completed, timeout).await?;
-            Ok(())
+            run_until(self, cancel, completed, timeout).await
         }
     }
 
@@ -233,8 +231,7 @@ pub trait DomainExt: Monitor {
         async move {
             let complete = Command::new("block-job-complete").arg("device", job);
             let completed = Wait::block_job_completed(job);
-            self.run_and_wait(complete, completed, timeout).await?;
-            Ok(())
+            run_until(self, complete, completed, timeout).await
         }
     }
 
@@ -251,8 +248,7 @@ pub trait DomainExt: Monitor {
                 .arg("device", job)
                 .arg("force", true);
             let cancelled = Wait::block_job_cancelled(job);
-            self.run_and_wait(cancel, cancelled, timeout).await?;
-            Ok(())
+            run_until(self, cancel, cancelled, timeout).await
         }
     }
 
@@ -268,6 +264,17 @@ impl<M: Monitor + ?Sized> DomainExt for M {}
 /// Runs a command whose return value says nothing.
 async fn done<M: Monitor + ?Sized>(monitor: &M, command: Command) -> Result<(), Error> {
     let _: Value = monitor.execute(command).await?;
+    Ok(())
+}
+
+/// Runs a command whose return value says nothing, and waits for what comes of it.
+async fn run_until<M: Monitor + ?Sized>(
+    monitor: &M,
+    command: Command,
+    wait: Wait,
+    timeout: Option<Duration>,
+) -> Result<(), Error> {
+    monitor.run_and_wait(command, wait, timeout).await?;
     Ok(())
 }
 

@@ -45,7 +45,8 @@ pub trait Monitor: Send + Sync {
     fn connect(&self) -> MonitorFuture<'_, ()>;
 
     /// Disconnects. Event streams end, and what is called afterwards fails with [`Error::Closed`]. Commands in flight fail
-    /// with the connection; where others share it, it stays, and they are answered. Repeated calls do nothing. Never waits long, even where the peer is silent.
+    /// with the connection; where others share it, it stays, and they are answered. Repeated calls do nothing. Never waits
+    /// long, even where the peer is silent.
     ///
     /// # Errors
     ///
@@ -231,116 +232,49 @@ impl fmt::Debug for EventStream {
     }
 }
 
-impl<M: Monitor + ?Sized> Monitor for Box<M> {
-    fn connect(&self) -> MonitorFuture<'_, ()> {
-        (**self).connect()
-    }
+/// A pointer to a monitor is a monitor.
+macro_rules! forward {
+    ($($pointer:ty),*) => {
+        $(
+        impl<M: Monitor + ?Sized> Monitor for $pointer {
+            fn connect(&self) -> MonitorFuture<'_, ()> {
+                (**self).connect()
+            }
 
-    fn disconnect(&self) -> MonitorFuture<'_, ()> {
-        (**self).disconnect()
-    }
+            fn disconnect(&self) -> MonitorFuture<'_, ()> {
+                (**self).disconnect()
+            }
 
-    fn run<'a>(&'a self, command: &'a [u8]) -> MonitorFuture<'a, Bytes> {
-        (**self).run(command)
-    }
+            fn run<'a>(&'a self, command: &'a [u8]) -> MonitorFuture<'a, Bytes> {
+                (**self).run(command)
+            }
 
-    fn events(&self) -> MonitorFuture<'_, EventStream> {
-        (**self).events()
-    }
+            fn events(&self) -> MonitorFuture<'_, EventStream> {
+                (**self).events()
+            }
 
-    fn run_with<'a>(
-        &'a self,
-        command: &'a [u8],
-        options: RunOptions<'a>,
-    ) -> MonitorFuture<'a, Bytes> {
-        (**self).run_with(command, options)
-    }
+            fn run_with<'a>(
+                &'a self,
+                command: &'a [u8],
+                options: RunOptions<'a>,
+            ) -> MonitorFuture<'a, Bytes> {
+                (**self).run_with(command, options)
+            }
 
-    fn events_with(&self, options: EventOptions) -> MonitorFuture<'_, EventStream> {
-        (**self).events_with(options)
-    }
+            fn events_with(&self, options: EventOptions) -> MonitorFuture<'_, EventStream> {
+                (**self).events_with(options)
+            }
 
-    fn agent<'a>(&'a self, command: &'a [u8], timeout: AgentTimeout) -> MonitorFuture<'a, Bytes> {
-        (**self).agent(command, timeout)
-    }
+            fn agent<'a>(&'a self, command: &'a [u8], timeout: AgentTimeout) -> MonitorFuture<'a, Bytes> {
+                (**self).agent(command, timeout)
+            }
 
-    fn schema_cell(&self) -> Option<&SchemaCell> {
-        (**self).schema_cell()
-    }
+            fn schema_cell(&self) -> Option<&SchemaCell> {
+                (**self).schema_cell()
+            }
+        }
+        )*
+    };
 }
 
-impl<M: Monitor + ?Sized> Monitor for std::sync::Arc<M> {
-    fn connect(&self) -> MonitorFuture<'_, ()> {
-        (**self).connect()
-    }
-
-    fn disconnect(&self) -> MonitorFuture<'_, ()> {
-        (**self).disconnect()
-    }
-
-    fn run<'a>(&'a self, command: &'a [u8]) -> MonitorFuture<'a, Bytes> {
-        (**self).run(command)
-    }
-
-    fn events(&self) -> MonitorFuture<'_, EventStream> {
-        (**self).events()
-    }
-
-    fn run_with<'a>(
-        &'a self,
-        command: &'a [u8],
-        options: RunOptions<'a>,
-    ) -> MonitorFuture<'a, Bytes> {
-        (**self).run_with(command, options)
-    }
-
-    fn events_with(&self, options: EventOptions) -> MonitorFuture<'_, EventStream> {
-        (**self).events_with(options)
-    }
-
-    fn agent<'a>(&'a self, command: &'a [u8], timeout: AgentTimeout) -> MonitorFuture<'a, Bytes> {
-        (**self).agent(command, timeout)
-    }
-
-    fn schema_cell(&self) -> Option<&SchemaCell> {
-        (**self).schema_cell()
-    }
-}
-
-impl<M: Monitor + ?Sized> Monitor for &M {
-    fn connect(&self) -> MonitorFuture<'_, ()> {
-        (**self).connect()
-    }
-
-    fn disconnect(&self) -> MonitorFuture<'_, ()> {
-        (**self).disconnect()
-    }
-
-    fn run<'a>(&'a self, command: &'a [u8]) -> MonitorFuture<'a, Bytes> {
-        (**self).run(command)
-    }
-
-    fn events(&self) -> MonitorFuture<'_, EventStream> {
-        (**self).events()
-    }
-
-    fn run_with<'a>(
-        &'a self,
-        command: &'a [u8],
-        options: RunOptions<'a>,
-    ) -> MonitorFuture<'a, Bytes> {
-        (**self).run_with(command, options)
-    }
-
-    fn events_with(&self, options: EventOptions) -> MonitorFuture<'_, EventStream> {
-        (**self).events_with(options)
-    }
-
-    fn agent<'a>(&'a self, command: &'a [u8], timeout: AgentTimeout) -> MonitorFuture<'a, Bytes> {
-        (**self).agent(command, timeout)
-    }
-
-    fn schema_cell(&self) -> Option<&SchemaCell> {
-        (**self).schema_cell()
-    }
-}
+forward!(Box<M>, std::sync::Arc<M>, &M);

@@ -2,9 +2,10 @@
 //!
 //! Those who want the same events of a target share one registration and the client fans out. libvirtd allows one without a
 //! filter per target and connection, and refuses that one where there is any other: then it is asked for everything by a
-//! filter. As it may run two calls in any order, one with a filter waits for the reply to one without. Callback ids are the daemon's own, may be 0 and collide between kinds of event: the route of an event is
-//! its program, its procedure and its id. A registration becomes a route in the reader, on its reply, since its events may be
-//! the very next packets; events that come before that reply are held until it is there.
+//! filter. As it may run two calls in any order, one with a filter waits for the reply to one without. Callback ids are the
+//! daemon's own, may be 0 and collide between kinds of event: the route of an event is its program, its procedure and its
+//! id. A registration becomes a route in the reader, on its reply, since its events may be the very next packets; events
+//! that come before that reply are held until it is there.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;

@@ -22,9 +22,9 @@ use crate::protocol::remote::AuthType;
 ///
 /// It authenticates nobody, opens `qemu:///…`, looks domains up, lists them, brings commands to their QEMU (with the ids that
 /// libvirt gives them) and to their guest agent, passes one descriptor on, keeps event registrations as libvirt does, filters
-/// by name, regular expression and case included, answers pings, and stops reading a client that has 5 calls outstanding. Errors have libvirt's own
-/// numbers: 42 for an unknown domain, 55 for one that does not run, 68 for a busy one, 29 on a read-only connection, 39 for a
-/// procedure it does not know. virsh and libvirt's C library can talk to it.
+/// by name, regular expression and case included, answers pings, and stops reading a client that has 5 calls outstanding.
+/// Errors have libvirt's own numbers: 42 for an unknown domain, 55 for one that does not run, 68 for a busy one, 29 on a
+/// read-only connection, 39 for a procedure it does not know. virsh and libvirt's C library can talk to it.
 ///
 /// Clones are handles of the same daemon. When the last is gone, its connections, tasks and sockets end, and its domains with
 /// them where the test holds no handle of their QEMU.

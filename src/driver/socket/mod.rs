@@ -47,8 +47,9 @@ pub use listen::QmpListener;
 /// monitor and its event streams.
 ///
 /// Commands run in the order of their calls, and QEMU answers them one by one; up to [`Config::max_in_flight`], but at most
-/// 8, are sent ahead. Commands are at most 64 MiB long, and so are replies unless [`Config::max_message`] says otherwise. QEMU reads a command at about 0.4 MB/s, so
-/// each call gets 100 µs a byte on top of [`Config::call_timeout`]; one with a timeout of its own gets exactly that.
+/// 8, are sent ahead. Commands are at most 64 MiB long, and so are replies unless [`Config::max_message`] says otherwise.
+/// QEMU reads a command at about 0.4 MB/s, so each call gets 100 µs a byte on top of [`Config::call_timeout`]; one with a
+/// timeout of its own gets exactly that.
 ///
 /// Once begun, connecting goes on by itself: dropping the future that began it does no harm, and others wait for the same
 /// outcome.
@@ -88,7 +89,8 @@ pub use listen::QmpListener;
 ///
 /// Events are kept from the moment that connecting begins, and the first event stream starts with them; later streams
 /// start with what comes after they were made. One that is [`from_now`](EventOptions::from_now), as those of the waits and
-/// callbacks in [`WaitExt`](crate::WaitExt) are, is not that first stream and leaves what is kept to it. Each queue, the one for the first stream included, holds at most
+/// callbacks in [`WaitExt`](crate::WaitExt) are, is not that first stream and leaves what is kept to it. Each queue, the
+/// one for the first stream included, holds at most
 /// [`Config::event_queue`] events and 64 MiB of text, or as many as its own [`EventOptions`] say. When it is full the
 /// oldest go, and the stream says how many. A filter keeps what it does not take by name out of the queue; of a first stream
 /// with a filter the events kept so far go through it too.
@@ -248,8 +250,9 @@ impl SocketMonitor {
     ///
     /// The child is the monitor's from now on. When the connection ends, by [`disconnect`](Monitor::disconnect) or because
     /// the last handle is gone, it is killed (SIGKILL) and reaped. Where it has closed its output itself, as after `quit`, it
-    /// has 30 s to end before that. What it says on a piped standard error is passed over, unless that was taken before. To keep the child, take its `stdin` and `stdout` and use [`SocketMonitor::new`] with
-    /// `tokio::io::join(stdout, stdin)`: QEMU does not end because its input does.
+    /// has 30 s to end before that. What it says on a piped standard error is passed over, unless that was taken before. To
+    /// keep the child, take its `stdin` and `stdout` and use [`SocketMonitor::new`] with `tokio::io::join(stdout, stdin)`:
+    /// QEMU does not end because its input does.
     ///
     /// # Errors
     ///
