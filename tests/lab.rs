@@ -309,6 +309,8 @@ fn tail(path: &Path) -> std::process::Child {
 }
 
 fn assert_nothing_left(dir: &Path) {
-    assert_eq!(that_name(dir), Vec::<String>::new());
+    // The program that removes the directory names it, and ends a moment after it is gone.
+    let nobody = poll_until(PATIENCE, || that_name(dir).is_empty().then_some(()));
+    assert_eq!(nobody, Some(()), "{:?}", that_name(dir));
     assert!(!dir.exists(), "{} is still there", dir.display());
 }
