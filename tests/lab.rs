@@ -28,7 +28,11 @@ fn a_scratch_directory_takes_the_processes_that_name_it_along() {
     let neighbour = PathBuf::from(format!("{}0", dir.display()));
     let mut named = tail(&dir.join("file"));
     let mut other = tail(&neighbour.join("file"));
-    assert_eq!(that_name(&dir.join("file")).len(), 1);
+    // A process has no command line yet in the moment that it begins.
+    let begun = poll_until(PATIENCE, || {
+        (that_name(&dir.join("file")).len() == 1).then_some(())
+    });
+    assert_eq!(begun, Some(()));
     drop(scratch);
     assert!(!dir.exists());
     assert_eq!(named.wait().expect("a child").signal(), Some(9));
