@@ -14,20 +14,8 @@ const PATH_KEYWORDS: &[&str] = &["crate", "self", "super"];
 
 /// Names that the generated modules use themselves, or that a type must not hide there.
 const TAKEN: &[&str] = &[
-    "ByteString",
-    "Bytes",
-    "Err",
-    "None",
-    "Ok",
-    "Option",
-    "Pack",
-    "Reader",
-    "Result",
-    "Self",
-    "Some",
-    "Unpack",
-    "Vec",
-    "Writer",
+    "Err", "None", "Ok", "Option", "Pack", "Reader", "Result", "Self", "Some", "String", "Unpack",
+    "Vec", "Writer",
 ];
 
 /// Takes the first of `prefixes` off that leaves a name.
@@ -182,7 +170,7 @@ mod tests {
             ("option", "Option_"),
             ("ok", "Ok_"),
             ("self", "Self_"),
-            ("string", "String"),
+            ("string", "String_"),
             ("3d", "X3d"),
             ("_", "X"),
         ] {

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytestring::ByteString;
 use uuid::Uuid;
 
 use crate::packet::FrameError;
@@ -485,19 +484,19 @@ impl LibvirtError {
             code: wire.code,
             domain: wire.domain,
             level: wire.level,
-            message: wire.message.map(owned),
-            str1: wire.str1.map(owned),
-            str2: wire.str2.map(owned),
-            str3: wire.str3.map(owned),
+            message: wire.message,
+            str1: wire.str1,
+            str2: wire.str2,
+            str3: wire.str3,
             int1: wire.int1,
             int2: wire.int2,
             about_domain: wire.dom.map(|dom| ErrorObject {
-                name: owned(dom.name),
+                name: dom.name,
                 uuid: Uuid::from_bytes(dom.uuid),
                 id: Some(dom.id),
             }),
             about_network: wire.net.map(|net| ErrorObject {
-                name: owned(net.name),
+                name: net.name,
                 uuid: Uuid::from_bytes(net.uuid),
                 id: None,
             }),
@@ -522,10 +521,6 @@ impl LibvirtError {
                 .as_deref()
                 .is_some_and(|message| message.starts_with("unknown procedure"))
     }
-}
-
-fn owned(text: ByteString) -> String {
-    text.into()
 }
 
 impl Error {

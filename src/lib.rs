@@ -25,6 +25,7 @@ mod hypervisor;
 mod inflight;
 mod libvirt;
 mod monitor;
+mod objects;
 mod qmp;
 mod queue;
 mod rpc;
@@ -46,10 +47,15 @@ pub use error::{
 };
 pub use guard::Guard;
 pub use hypervisor::{DomainStatus, Hypervisor, HypervisorDomain, HypervisorVersion};
-pub use libvirt::{Domain, DomainKey, Libvirt};
+pub use libvirt::{DomainKey, Libvirt};
 pub use monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorExt, MonitorFuture, RunOptions,
     SchemaCell,
+};
+pub use objects::{
+    AdminClient, AdminServer, Domain, DomainCheckpoint, DomainSnapshot, Interface, Network,
+    NetworkPort, NodeDevice, NwFilter, NwFilterBinding, Secret, StoragePool, StorageVol,
+    TypedParam, TypedParamValue,
 };
 pub use qmp::{
     Command, CommandError, ErrorClass, Event, EventDomain, EventError, EventFilter, FilterError,

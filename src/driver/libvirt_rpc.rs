@@ -19,7 +19,8 @@ use crate::libvirt::{DomainKey, Libvirt};
 use crate::monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell,
 };
-use crate::protocol::remote::{NonnullDomain, STRING_MAX};
+use crate::objects::Domain;
+use crate::protocol::remote::STRING_MAX;
 use crate::qmp::{self, CommandError, RawCommand};
 use crate::queue::EventQueue;
 
@@ -59,7 +60,7 @@ const MOST_FILES: usize = 1;
 pub struct LibvirtRpc {
     session: Session,
     key: DomainKey,
-    domain: OnceCell<NonnullDomain>,
+    domain: OnceCell<Domain>,
     /// Lets one command run at a time.
     turn: Arc<Semaphore>,
     /// The same for commands of the guest agent, which libvirt runs beside those of the monitor.
@@ -161,7 +162,7 @@ impl LibvirtRpc {
     }
 
     /// The session and the domain, where both are known.
-    fn ready_now(&self) -> Result<Option<(&Libvirt, &NonnullDomain)>, Error> {
+    fn ready_now(&self) -> Result<Option<(&Libvirt, &Domain)>, Error> {
         if self.disconnected.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
@@ -173,7 +174,7 @@ impl LibvirtRpc {
     }
 
     /// The session and the domain, made ready where this is the first use.
-    async fn make_ready(&self) -> Result<(&Libvirt, &NonnullDomain), Error> {
+    async fn make_ready(&self) -> Result<(&Libvirt, &Domain), Error> {
         if let Some(ready) = self.ready_now()? {
             return Ok(ready);
         }
@@ -192,7 +193,7 @@ impl LibvirtRpc {
     }
 
     /// As `make_ready`, for `text`, which is refused before anything is sent where it cannot be.
-    async fn make_ready_for(&self, text: &[u8]) -> Result<(&Libvirt, &NonnullDomain), Error> {
+    async fn make_ready_for(&self, text: &[u8]) -> Result<(&Libvirt, &Domain), Error> {
         if self.ready_now()?.is_none() {
             checked_text(&RawCommand::parse(text)?)?;
             // Boxed, for it is rare and large, and every command's future would have room for it.

@@ -8,23 +8,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use futures_core::Stream;
 use serde_json::value::RawValue;
-use uuid::Uuid;
 
 use super::Libvirt;
+use super::views::MonitorEvent;
 use crate::connection::deadline;
 use crate::error::{EndCause, Error};
+use crate::objects::Domain;
 use crate::protocol::Message;
 use crate::protocol::qemu::procedure::{
     ConnectDomainMonitorEventDeregister, ConnectDomainMonitorEventRegister, DomainMonitorEvent,
 };
 use crate::protocol::qemu::{
     ConnectDomainMonitorEventDeregisterArgs, ConnectDomainMonitorEventRegisterArgs,
-    ConnectDomainMonitorEventRegisterRet, DomainMonitorEventMsg,
+    ConnectDomainMonitorEventRegisterRet,
 };
-use crate::protocol::remote::NonnullDomain;
 use crate::qmp::{Event, EventDomain, EventFilter, Timestamp};
 use crate::queue::{EventQueue, Item, Overflow, QueueOptions};
 use crate::rpc::{EventKind, Registration, Subscription};
@@ -57,7 +56,7 @@ impl EventKind for QemuMonitor {
 
 /// Which events the daemon is asked for: a name or a pattern, or all, and the flags of it.
 struct Wanted {
-    event: Option<ByteString>,
+    event: Option<String>,
     flags: u32,
 }
 
@@ -67,7 +66,7 @@ impl Wanted {
         let (event, flags, ignore_case) = if let Some((name, ignore_case)) = filter.as_name() {
             (name.into(), 0, ignore_case)
         } else if let Some((regex, ignore_case)) = filter.as_common_regex() {
-            (ByteString::from(regex), REGISTER_REGEX, ignore_case)
+            (regex.to_owned(), REGISTER_REGEX, ignore_case)
         } else {
             return Wanted::all();
         };
@@ -91,7 +90,7 @@ impl Wanted {
     /// Everything, in the words of a filter.
     fn all_by_pattern() -> Self {
         Wanted {
-            event: Some(ByteString::from_static(".*")),
+            event: Some(".*".to_owned()),
             flags: REGISTER_REGEX,
         }
     }
@@ -104,7 +103,7 @@ impl Wanted {
         }
     }
 
-    fn args(self, domain: &NonnullDomain) -> ConnectDomainMonitorEventRegisterArgs {
+    fn args(self, domain: &Domain) -> ConnectDomainMonitorEventRegisterArgs {
         ConnectDomainMonitorEventRegisterArgs {
             dom: Some(domain.clone()),
             event: self.event,
@@ -112,10 +111,10 @@ impl Wanted {
         }
     }
 
-    fn registration(self, domain: &NonnullDomain) -> Result<Registration, Error> {
+    fn registration(self, domain: &Domain) -> Result<Registration, Error> {
         let key = self.key();
         let registration =
-            Registration::new::<QemuMonitor>(&domain.uuid, &key, &self.args(domain))?;
+            Registration::new::<QemuMonitor>(domain.uuid.as_bytes(), &key, &self.args(domain))?;
         match key.is_empty() {
             true => {
                 registration.beside_others::<QemuMonitor>(&Wanted::all_by_pattern().args(domain))
@@ -131,7 +130,7 @@ impl Libvirt {
     /// A queue without a limit of its own holds as many as is configured.
     pub(crate) async fn monitor_events(
         &self,
-        domain: &NonnullDomain,
+        domain: &Domain,
         filter: &EventFilter,
         limit: Option<usize>,
         overflow: Overflow,
@@ -190,8 +189,9 @@ impl MonitorEvents {
     }
 
     fn decode(&mut self, payload: Bytes) -> Result<Event, Error> {
-        let message = xdr::decode::<DomainMonitorEventMsg>(payload)
+        let message = xdr::decode::<MonitorEvent>(payload)
             .map_err(|error| Error::xdr(DomainMonitorEvent::NAME, error))?;
+        let domain = self.domain(&message);
         let data = match message.details {
             Some(details) => Some(
                 RawValue::from_string(details.into())
@@ -210,20 +210,18 @@ impl MonitorEvents {
             microseconds,
         };
         let mut event = Event::new(String::from(message.event), data, timestamp);
-        event.domain = Some(self.domain(message.dom));
+        event.domain = Some(domain);
         Ok(event)
     }
 
-    fn domain(&mut self, wire: NonnullDomain) -> Arc<EventDomain> {
-        let id = (wire.id >= 0).then_some(wire.id);
-        let uuid = Uuid::from_bytes(wire.uuid);
+    fn domain(&mut self, event: &MonitorEvent) -> Arc<EventDomain> {
+        let id = (event.domain_id >= 0).then_some(event.domain_id);
+        let (uuid, name) = (event.domain_uuid, &*event.domain_name);
         match &self.last_domain {
-            Some(last) if last.uuid == uuid && last.id == id && *last.name == *wire.name => {
-                last.clone()
-            }
+            Some(last) if last.uuid == uuid && last.id == id && *last.name == *name => last.clone(),
             _ => {
                 let domain = Arc::new(EventDomain {
-                    name: wire.name.into(),
+                    name: name.into(),
                     uuid,
                     id,
                 });
@@ -261,12 +259,13 @@ impl Stream for MonitorEvents {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::qemu::DomainMonitorEventMsg;
 
-    fn domain(name: &'static str) -> NonnullDomain {
-        NonnullDomain {
-            name: ByteString::from_static(name),
-            uuid: [7; 16],
-            id: 3,
+    fn domain(name: &'static str) -> Domain {
+        Domain {
+            name: name.to_owned(),
+            uuid: uuid::Uuid::from_bytes([7; 16]),
+            id: Some(3),
         }
     }
 
@@ -274,7 +273,7 @@ mod tests {
     fn the_daemon_is_told_what_it_can_filter_by() {
         let wanted = |filter: EventFilter| {
             let Wanted { event, flags } = Wanted::of(&filter);
-            (event.map(String::from), flags)
+            (event, flags)
         };
         let some = |text: &str, flags| (Some(text.to_owned()), flags);
         assert_eq!(wanted("STOP".into()), some("STOP", 0));
@@ -328,7 +327,7 @@ mod tests {
             let body = DomainMonitorEventMsg {
                 callback_id: 5,
                 dom: domain(dom),
-                event: ByteString::from_static(event),
+                event: event.to_owned(),
                 seconds: 1,
                 micros: 2,
                 details: None,

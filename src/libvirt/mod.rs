@@ -1,13 +1,16 @@
 //! A session with a libvirt daemon: opening it, looking domains up, and what is shared by all monitors on it.
 //! May import dial, credentials, rpc, transport, config, uri, error and protocol.
 
+mod calls;
 mod commands;
 mod connect;
 mod domain;
 mod events;
+mod methods;
 mod open;
 #[cfg(feature = "sasl")]
 mod sasl;
+mod views;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::config::Config;
 use crate::connection::{CallOptions, Deadline, Limits, deadline};
 use crate::error::{EndCause, Error, Phase};
+use crate::objects::Domain;
 use crate::protocol::remote::ConnectListAllDomainsArgs;
 use crate::protocol::remote::procedure::{
     ConnectClose, ConnectGetLibVersion, ConnectGetType, ConnectGetVersion, ConnectListAllDomains,
@@ -26,9 +30,9 @@ use crate::rpc::Client;
 use crate::transport::Transport;
 use crate::uri::Uri;
 
+pub use domain::DomainKey;
 #[cfg(feature = "libvirt-c")]
 pub(crate) use domain::hyphenated;
-pub use domain::{Domain, DomainKey};
 
 /// Closing never takes longer than this, whatever the peer does.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -129,7 +133,7 @@ impl Libvirt {
             .client
             .call::<ConnectListAllDomains>(&args, options)
             .await?;
-        Ok(reply.domains.into_iter().map(Domain::from).collect())
+        Ok(reply.domains)
     }
 
     /// The daemon's hypervisor by name, its version, and the daemon's own (`REMOTE_PROC_CONNECT_GET_TYPE`, `…_GET_VERSION`,
@@ -144,7 +148,7 @@ impl Libvirt {
         let version =
             |number: u64| Version::new(number / 1_000_000, number / 1000 % 1000, number % 1000);
         Ok((
-            kind.r#type.into(),
+            kind.r#type,
             version(hypervisor.hv_ver),
             version(library.lib_ver),
         ))

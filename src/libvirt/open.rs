@@ -3,8 +3,6 @@
 //! Nothing is sent before the reply to connect_open: a call right behind it may run first and fail. The authentication
 //! list is always asked for, since that question is what lets root pass a daemon that wants polkit.
 
-use bytestring::ByteString;
-
 use super::Libvirt;
 use crate::connection::{CallOptions, Deadline};
 use crate::error::{Error, LibvirtError, Phase};
@@ -70,7 +68,7 @@ impl Libvirt {
         if self.config.readonly {
             flags |= OPEN_READONLY;
         }
-        let name = Some(ByteString::from(self.config.uri.as_str()));
+        let name = Some(self.config.uri.clone());
         client
             .call::<ConnectOpen>(&ConnectOpenArgs { name, flags }, options(Phase::Open))
             .await?;

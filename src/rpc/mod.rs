@@ -4,6 +4,7 @@
 //! A call is encoded by its caller, queued, given its serial by the task when it leaves, and answered by the task when its
 //! reply comes. See `task` for the rules of the task and `subscriptions` for events.
 
+mod outgoing;
 mod subscriptions;
 mod task;
 
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tracing::trace;
-use xdr_codec::Pack;
+use xdr_codec::{Pack, Unpack};
 
 use crate::config::Config;
 use crate::connection::{
@@ -26,8 +27,9 @@ use crate::packet::{Header, MAX_LENGTH, MessageStatus, MessageType, PREFIX};
 use crate::protocol::{Procedure, rpc};
 use crate::queue::QueueOptions;
 use crate::transport::Transport;
-use crate::xdr::{self, Writer};
+use crate::xdr::{self, Reader, Writer};
 
+pub(crate) use outgoing::{Outgoing, Spec};
 pub(crate) use subscriptions::{EventKind, Registration, Subscription};
 use subscriptions::{Hook, Subscriptions};
 
@@ -111,6 +113,27 @@ impl Client {
         call: Encoded,
         options: &CallOptions<'_>,
     ) -> Result<P::Reply, Error> {
+        self.send_for(call, P::NAME, options).await
+    }
+
+    /// As `send`, where the reply is read as `R`: what the procedure of this name has, or a view of it.
+    pub(crate) async fn send_for<R: Unpack<Reader>>(
+        &self,
+        call: Encoded,
+        name: &'static str,
+        options: &CallOptions<'_>,
+    ) -> Result<R, Error> {
+        let payload = self.send_raw(call, name, options).await?;
+        xdr::decode(payload).map_err(|error| Error::xdr(name, error))
+    }
+
+    /// Sends an encoded call of the procedure of this name, and gives the payload of its good reply.
+    pub(crate) async fn send_raw(
+        &self,
+        call: Encoded,
+        name: &'static str,
+        options: &CallOptions<'_>,
+    ) -> Result<Bytes, Error> {
         if call.files.is_some() {
             self.handle
                 .shared
@@ -118,8 +141,7 @@ impl Client {
                 .store(true, Ordering::Relaxed);
         }
         let (status, payload) = self.connection().send(call, options).await?;
-        let payload = finish(P::NAME, status, payload)?;
-        xdr::decode(payload).map_err(|error| Error::xdr(P::NAME, error))
+        finish(name, status, payload)
     }
 
     /// Registers for the events of `registration`, or joins those who have.
@@ -210,26 +232,52 @@ fn encode_as<P: Procedure>(
         procedure: P::NAME,
         source,
     })?;
+    seal(&Spec::of::<P>(""), kind, bytes)
+}
+
+/// A packet of this type out of its payload, which stands behind the room for its prefix.
+fn seal(spec: &Spec, kind: MessageType, mut bytes: Vec<u8>) -> Result<Encoded, Error> {
     let payload = bytes.len() - PREFIX;
     if bytes.len() > MAX_LENGTH {
         let over = xdr::EncodeError::whole(payload, MAX_LENGTH - PREFIX);
         return Err(Error::Encode {
-            procedure: P::NAME,
+            procedure: spec.name,
             source: over,
         });
     }
     let header = Header {
         kind,
-        ..Header::call(P::PROGRAM, P::VERSION, P::NUMBER, 0)
+        ..Header::call(spec.program, spec.version, spec.number, 0)
     };
     bytes[..PREFIX].copy_from_slice(&header.prefix(payload));
     Ok(Encoded {
         bytes,
         stamp,
-        procedure: (P::PROGRAM, P::NUMBER),
+        procedure: (spec.program, spec.number),
         files: None,
         ahead: false,
     })
+}
+
+/// A call with these bytes for arguments, of a procedure that the definitions in `xdr/` need not have.
+pub(crate) fn encode_raw(
+    program: u32,
+    version: u32,
+    number: i32,
+    name: &'static str,
+    payload: &[u8],
+) -> Result<Encoded, Error> {
+    let spec = Spec {
+        program,
+        version,
+        number,
+        name,
+        args: "",
+    };
+    let mut bytes = Vec::with_capacity(PREFIX + payload.len());
+    bytes.extend_from_slice(&[0; PREFIX]);
+    bytes.extend_from_slice(payload);
+    seal(&spec, MessageType::CALL, bytes)
 }
 
 /// Puts the serial into an encoded call: the sixth word. The call leaves now, so this is where it is traced.

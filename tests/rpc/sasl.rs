@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use libvirt_qmp::packet::MessageStatus;
 use libvirt_qmp::protocol::remote::procedure::{
     AuthSaslInit, AuthSaslStart, AuthSaslStep, ConnectOpen,
@@ -41,7 +40,7 @@ async fn offered(config: Config, mechanisms: &str) -> (Opening, MockDaemon) {
 async fn offer(daemon: &mut MockDaemon, mechanisms: &str) {
     daemon.auth(&[AuthType::SASL]).await;
     let init = daemon.expect::<AuthSaslInit>().await;
-    let mechlist = ByteString::from(mechanisms);
+    let mechlist = mechanisms.to_owned();
     let reply = AuthSaslInitRet { mechlist };
     daemon.reply::<AuthSaslInit>(&init, &reply).await;
 }
@@ -365,7 +364,7 @@ async fn credentials_are_asked_for_when_they_are_wanted() {
     daemon.auth(&[AuthType::SASL]).await;
     let init = daemon.expect::<AuthSaslInit>().await;
     assert!(asked.lock().unwrap().is_empty());
-    let mechlist = ByteString::from_static("PLAIN");
+    let mechlist = "PLAIN".to_owned();
     let reply = AuthSaslInitRet { mechlist };
     daemon.reply::<AuthSaslInit>(&init, &reply).await;
     let call = start(&mut daemon).await;

@@ -18,7 +18,8 @@ use super::lane::{Jobs, Lane, Wait};
 use crate::config::Config;
 use crate::connection::{Deadline, deadline, sleep_until};
 use crate::error::{EndCause, Error, LibvirtError, Phase};
-use crate::libvirt::{Domain, DomainKey, hyphenated};
+use crate::libvirt::{DomainKey, hyphenated};
+use crate::objects::Domain;
 use crate::queue::QueueOptions;
 
 /// How long closing waits for libvirt, which may be stuck in a call. It goes on after that, on its own threads.

@@ -24,10 +24,11 @@ use crate::config::Config;
 use crate::connection::{CallOptions, Deadline, Limits, deadline, sleep_until, timed_out};
 use crate::error::{Error, Phase};
 use crate::inflight::Progress;
-use crate::libvirt::{Domain, DomainKey};
+use crate::libvirt::DomainKey;
 use crate::monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell,
 };
+use crate::objects::Domain;
 use crate::protocol::remote::STRING_MAX;
 use crate::qmp::{CommandError, RawCommand, Version};
 use crate::queue::QueueOptions;
