@@ -165,6 +165,7 @@ pub(crate) fn debug_flags(
 }
 
 #[cfg(test)]
+#[allow(unreachable_pub, reason = "generated types are public")]
 mod tests {
     #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
     struct Colour(i32);
