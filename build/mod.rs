@@ -43,6 +43,18 @@ pub(crate) const MODULES: &[Module<'static>] = &[
         name: "qemu",
         prefixes: &["qemu_", "QEMU_PROC_", "QEMU_"],
     },
+    Module {
+        name: "lxc",
+        prefixes: &["lxc_", "LXC_PROC_", "LXC_"],
+    },
+    Module {
+        name: "admin",
+        prefixes: &["admin_", "ADMIN_PROC_", "ADMIN_"],
+    },
+    Module {
+        name: "constants",
+        prefixes: &["vir", "VIR_"],
+    },
 ];
 
 /// One file of definitions.

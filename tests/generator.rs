@@ -377,6 +377,8 @@ fn programs_have_their_numbers() {
         ("keepalive", "0x6b656570"),
         ("remote", "0x20008086"),
         ("qemu", "0x20008087"),
+        ("lxc", "0x68000"),
+        ("admin", "0x6900690"),
     ] {
         let module = module(&text, name);
         assert!(
@@ -414,7 +416,12 @@ fn procedures_have_their_numbers() {
             (2, "KEEPALIVE_PROC_PONG".to_owned())
         ]
     );
-    let remote: Vec<(i32, String)> = [
+    assert_eq!(
+        procedures(&text, "lxc"),
+        [(1, "LXC_PROC_DOMAIN_OPEN_NAMESPACE".to_owned())]
+    );
+    let remote = procedures(&text, "remote");
+    for (number, name) in [
         (1, "CONNECT_OPEN"),
         (2, "CONNECT_CLOSE"),
         (3, "CONNECT_GET_TYPE"),
@@ -437,11 +444,16 @@ fn procedures_have_their_numbers() {
         (360, "CONNECT_REGISTER_CLOSE_CALLBACK"),
         (361, "CONNECT_UNREGISTER_CLOSE_CALLBACK"),
         (362, "CONNECT_EVENT_CONNECTION_CLOSED"),
-    ]
-    .iter()
-    .map(|(number, name)| (*number, format!("REMOTE_PROC_{name}")))
-    .collect();
-    assert_eq!(procedures(&text, "remote"), remote);
+    ] {
+        let named = (number, format!("REMOTE_PROC_{name}"));
+        assert!(remote.contains(&named), "{named:?}");
+    }
+    for (module, last) in [("remote", 456), ("admin", 20)] {
+        let numbers = procedures(&text, module)
+            .into_iter()
+            .map(|(number, _)| number);
+        assert!(numbers.eq(1..=last), "{module}");
+    }
 }
 
 /// A message that the server sends on its own is not something to call.
