@@ -8,6 +8,7 @@ mod events;
 mod open;
 #[cfg(feature = "sasl")]
 mod sasl;
+mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
