@@ -17,7 +17,7 @@ use tracing::{debug, trace};
 
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::{
-    Calls, Failure, Files, Progress, Ride, Slot, Stamp, Submission, Waiter, WithFiles,
+    Announce, Calls, Failure, Files, Progress, Ride, Slot, Stamp, Submission, Waiter, WithFiles,
 };
 use crate::transport::{SendError, WriteHalf};
 
@@ -80,6 +80,8 @@ pub(crate) struct Encoded {
     pub(crate) files: Option<Box<Files>>,
     /// Whether it goes ahead of the calls that are queued.
     pub(crate) ahead: bool,
+    /// Who is told its serial before it leaves.
+    pub(crate) announce: Option<Arc<dyn Announce>>,
 }
 
 /// The calls of a connection whose replies are `R`, some of which (`H`) are the task's own.
@@ -355,6 +357,7 @@ impl Encoded {
             procedure,
             files,
             ahead,
+            announce,
         } = self;
         Submission {
             bytes,
@@ -365,6 +368,7 @@ impl Encoded {
             procedure,
             files,
             ahead,
+            announce,
         }
     }
 }

@@ -305,6 +305,8 @@ pub enum Phase {
     Reply,
     /// Waiting for an event.
     Event,
+    /// Waiting for the consumer of a stream to take what has come, while others wait behind it.
+    Consumer,
 }
 
 impl fmt::Display for Phase {
@@ -325,6 +327,7 @@ impl fmt::Display for Phase {
             Phase::Write => "sending",
             Phase::Reply => "waiting for the reply",
             Phase::Event => "waiting for the event",
+            Phase::Consumer => "waiting for the data of the stream to be taken",
         })
     }
 }
@@ -535,6 +538,12 @@ impl Error {
         Error::Decode {
             what,
             source: DecodeFailure::Json(error.to_string().into()),
+        }
+    }
+
+    pub(crate) fn files(error: io::Error) -> Self {
+        Error::Files {
+            source: Arc::new(error),
         }
     }
 

@@ -62,6 +62,7 @@ pub use qmp::{
     Greeting, QmpError, Schema, Timestamp, Transaction, Version, schema,
 };
 pub use queue::Overflow;
+pub use rpc::{Stream, StreamItem};
 pub use uri::{Auth, HostVerify, Mode, Parameters, Proxy, SshAuth, Transport, Uri, UriError, User};
 pub use wait::{
     After, CallbackOptions, Callbacks, EventHandler, Found, History, HistoryEntry, Tray, Wait,

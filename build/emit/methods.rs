@@ -25,10 +25,7 @@ pub(super) fn emit_methods(
             continue;
         };
         let callable = |procedure: &&Procedure| {
-            !procedure.event
-                && !belongs_to_session(&procedure.origin.wire)
-                && !procedure.stream
-                && !procedure.fds_out
+            !procedure.event && !belongs_to_session(&procedure.origin.wire)
         };
         for (source, title) in model.titles.iter().enumerate() {
             let procedures: Vec<&Procedure> = program

@@ -23,6 +23,7 @@ use crate::objects::Domain;
 use crate::protocol::remote::STRING_MAX;
 use crate::qmp::{self, CommandError, RawCommand};
 use crate::queue::EventQueue;
+use crate::transport::NO_FILES;
 
 /// Descriptors that libvirt's QEMU driver takes with a command.
 const MOST_FILES: usize = 1;
@@ -223,7 +224,7 @@ impl LibvirtRpc {
             Session::Shared(libvirt) => libvirt.passes_files(),
         };
         let why_not = match options.files.len() {
-            _ if !passes_files => "file descriptors go to libvirtd over its unix socket alone",
+            _ if !passes_files => NO_FILES,
             ..=MOST_FILES => "",
             _ => "libvirt passes one file descriptor with a command",
         };

@@ -1,6 +1,7 @@
 //! Calling any procedure: by description for the generated methods, by its type, or by its numbers alone. May import rpc,
 //! connection, error, protocol and xdr.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::config::Config;
 use crate::connection::Limits;
 use crate::error::{Error, Phase};
 use crate::protocol::Procedure;
-use crate::rpc::{self, Outgoing, Spec};
+use crate::rpc::{self, Outgoing, Spec, Stream};
 use crate::xdr::{self, Reader};
 
 /// # Any procedure
@@ -105,6 +106,28 @@ impl Libvirt {
         let call = outgoing.finish()?;
         let options = self.options(Phase::Reply, Limits::Connection);
         self.client.send_raw(call, name, &options).await
+    }
+
+    /// As `exchange`, for a call that opens a stream.
+    pub(super) async fn exchange_for_stream(
+        &self,
+        outgoing: Outgoing,
+    ) -> Result<(Bytes, Stream), Error> {
+        let name = outgoing.spec().name;
+        let call = outgoing.finish()?;
+        let options = self.options(Phase::Reply, Limits::Connection);
+        self.client.open_stream(call, name, &options).await
+    }
+
+    /// As `exchange`, for a call whose reply brings descriptors.
+    pub(super) async fn exchange_for_files(
+        &self,
+        outgoing: Outgoing,
+    ) -> Result<(Bytes, Vec<OwnedFd>), Error> {
+        let name = outgoing.spec().name;
+        let call = outgoing.finish()?;
+        let options = self.options(Phase::Reply, Limits::Connection);
+        self.client.send_for_files(call, name, &options).await
     }
 }
 

@@ -10,6 +10,7 @@ mod methods;
 mod open;
 #[cfg(feature = "sasl")]
 mod sasl;
+mod streams;
 mod views;
 
 use std::sync::Arc;

@@ -2,9 +2,10 @@
 //! May import connection, transport, inflight, queue, error, config, packet, protocol and xdr.
 //!
 //! A call is encoded by its caller, queued, given its serial by the task when it leaves, and answered by the task when its
-//! reply comes. See `task` for the rules of the task and `subscriptions` for events.
+//! reply comes. See `task` for the rules of the task, `subscriptions` for events and `stream` for streams.
 
 mod outgoing;
+mod stream;
 mod subscriptions;
 mod task;
 
@@ -24,24 +25,41 @@ use crate::connection::{
 use crate::error::{EndCause, Error, LibvirtError, Phase};
 use crate::inflight::{Files, Progress, Ride};
 use crate::packet::{Header, MAX_LENGTH, MessageStatus, MessageType, PREFIX};
-use crate::protocol::{Procedure, rpc};
+use crate::protocol::keepalive::procedure::Pong;
+use crate::protocol::{Message, Procedure, rpc};
 use crate::queue::QueueOptions;
-use crate::transport::Transport;
+use crate::transport::{NO_FILES, Transport};
 use crate::xdr::{self, Reader, Writer};
 
 pub(crate) use outgoing::{Outgoing, Spec};
+use stream::Streams;
+pub use stream::{Stream, StreamItem};
 pub(crate) use subscriptions::{EventKind, Registration, Subscription};
 use subscriptions::{Hook, Subscriptions};
 
-/// A reply: whether it is an error, and its payload.
-type Reply = (MessageStatus, Bytes);
+/// A reply.
+struct Reply {
+    /// Whether it is an error.
+    status: MessageStatus,
+    payload: Bytes,
+    /// The descriptors that came with it, which are closed where nobody takes them.
+    files: Vec<OwnedFd>,
+    /// How many it announced.
+    announced: usize,
+}
+
+/// Descriptors that go with one packet at most (`VIR_NET_MESSAGE_NUM_FDS_MAX`).
+const MOST_FILES: usize = rpc::MESSAGE_NUM_FDS_MAX as usize;
 
 /// What the handles and the task share.
 struct Shared {
     connection: Connection<Reply, Hook>,
     subscriptions: Subscriptions,
+    streams: Arc<Streams>,
     /// Lets keepalive begin, once the daemon has agreed to it.
     keepalive: Notify,
+    /// Whether it has, so that it pings us too.
+    keepalive_agreed: AtomicBool,
     /// Whether the stream carries file descriptors.
     passes_files: bool,
     /// Whether a call had descriptors, after which replies may bring some.
@@ -51,8 +69,21 @@ struct Shared {
 impl Shared {
     /// Ends everything with `cause`, unless it has ended before.
     fn end(&self, cause: EndCause) {
-        self.connection
-            .finish(cause, |cause| self.subscriptions.end(cause));
+        self.connection.finish(cause, |cause| self.tell_end(cause));
+    }
+
+    /// Tells events and streams why the connection has ended.
+    fn tell_end(&self, cause: &Arc<EndCause>) {
+        self.subscriptions.end(cause);
+        self.streams.end(cause);
+    }
+
+    /// Shows a daemon that pings us that we live, although we do not read its pings now.
+    fn show_life(&self) {
+        if self.keepalive_agreed.load(Ordering::Relaxed) {
+            let pong = Header::keepalive(Pong::NUMBER).prefix(0);
+            self.connection.calls.submit_urgent(pong.to_vec());
+        }
     }
 }
 
@@ -81,7 +112,9 @@ impl Client {
         let shared = Arc::new(Shared {
             connection,
             subscriptions: Subscriptions::default(),
+            streams: Arc::default(),
             keepalive: Notify::new(),
+            keepalive_agreed: AtomicBool::new(false),
             passes_files,
             files_wanted: read.files_wanted(),
         });
@@ -127,7 +160,7 @@ impl Client {
         xdr::decode(payload).map_err(|error| Error::xdr(name, error))
     }
 
-    /// Sends an encoded call of the procedure of this name, and gives the payload of its good reply.
+    /// Sends a call of any procedure, which is called `name`. Returns the payload of a good reply.
     pub(crate) async fn send_raw(
         &self,
         call: Encoded,
@@ -135,13 +168,49 @@ impl Client {
         options: &CallOptions<'_>,
     ) -> Result<Bytes, Error> {
         if call.files.is_some() {
-            self.handle
-                .shared
-                .files_wanted
-                .store(true, Ordering::Relaxed);
+            self.prepare_files(&call)?;
         }
-        let (status, payload) = self.connection().send(call, options).await?;
-        finish(name, status, payload)
+        let reply = self.connection().send(call, options).await?;
+        finish(name, reply.status, reply.payload)
+    }
+
+    /// As `send_raw`, with the file descriptors that the reply brings.
+    pub(crate) async fn send_for_files(
+        &self,
+        call: Encoded,
+        name: &'static str,
+        options: &CallOptions<'_>,
+    ) -> Result<(Bytes, Vec<OwnedFd>), Error> {
+        self.prepare_files(&call)?;
+        let reply = self.connection().send(call, options).await?;
+        let payload = finish(name, reply.status, reply.payload)?;
+        match (reply.announced, reply.files.len()) {
+            (announced, came) if announced != came => {
+                let fault = xdr::DecodeFault::Files { announced, came };
+                Err(Error::xdr(name, xdr::DecodeError::whole(fault)))
+            }
+            _ => Ok((payload, reply.files)),
+        }
+    }
+
+    /// Whether descriptors can pass, this many of them with a call and any with its reply.
+    pub(crate) fn check_files(&self, count: usize) -> Result<(), Error> {
+        if !self.passes_files() {
+            return Err(Error::Unsupported(NO_FILES.to_owned()));
+        }
+        if count > MOST_FILES {
+            let reason = format!("{count} file descriptors with one call: {MOST_FILES} at most");
+            return Err(Error::Unsupported(reason));
+        }
+        Ok(())
+    }
+
+    /// The same, and sees to it that those of the reply are kept.
+    fn prepare_files(&self, call: &Encoded) -> Result<(), Error> {
+        self.check_files(call.files.as_ref().map_or(0, |with| with.files.len()))?;
+        let shared = &self.handle.shared;
+        shared.files_wanted.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Registers for the events of `registration`, or joins those who have.
@@ -169,7 +238,9 @@ impl Client {
 
     /// Begins to ping a silent peer, as configured. The peer has agreed to it.
     pub(crate) fn start_keepalive(&self) {
-        self.handle.shared.keepalive.notify_one();
+        let shared = &self.handle.shared;
+        shared.keepalive_agreed.store(true, Ordering::Relaxed);
+        shared.keepalive.notify_one();
     }
 
     /// Says that the user is closing the connection: however it ends now, the cause is `UserClosed`.
@@ -256,6 +327,7 @@ fn seal(spec: &Spec, kind: MessageType, mut bytes: Vec<u8>) -> Result<Encoded, E
         procedure: (spec.program, spec.number),
         files: None,
         ahead: false,
+        announce: None,
     })
 }
 

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::inflight::{Files, Ride};
 use crate::packet::{MessageType, PREFIX};
 use crate::protocol::Procedure;
-use crate::protocol::rpc::MESSAGE_NUM_FDS_MAX;
+use crate::transport;
 use crate::xdr::Writer;
 
 /// What a procedure is, as data.
@@ -62,19 +62,7 @@ impl Outgoing {
     /// A call with copies of these descriptors, whose number stands before the arguments.
     pub(crate) fn with_files(spec: &'static Spec, files: &[BorrowedFd<'_>]) -> Result<Self, Error> {
         let count = u32::try_from(files.len()).unwrap_or(u32::MAX);
-        if count > MESSAGE_NUM_FDS_MAX {
-            return Err(Error::Unsupported(format!(
-                "{count} file descriptors with {}: at most {MESSAGE_NUM_FDS_MAX} go along",
-                spec.name
-            )));
-        }
-        let copies = files.iter().map(BorrowedFd::try_clone_to_owned);
-        let copies = copies.collect::<Result<Vec<_>, _>>().map_err(|error| {
-            Error::Unsupported(format!(
-                "copying a file descriptor for {}: {error}",
-                spec.name
-            ))
-        })?;
+        let copies = transport::duplicate(files).map_err(Error::files)?;
         let mut outgoing = Outgoing::new(spec);
         outgoing.files = Some(copies);
         outgoing.write(|w| count.pack(w));
@@ -83,11 +71,6 @@ impl Outgoing {
 
     pub(crate) fn spec(&self) -> &'static Spec {
         self.spec
-    }
-
-    /// Whether descriptors go along.
-    pub(crate) fn has_files(&self) -> bool {
-        self.files.is_some()
     }
 
     /// Anything that has an encoding of its own.

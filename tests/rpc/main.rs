@@ -26,6 +26,8 @@ mod replies;
 #[cfg(feature = "sasl")]
 mod sasl;
 mod storm;
+mod stream_window;
+mod streams;
 mod timeouts;
 
 use std::sync::Arc;

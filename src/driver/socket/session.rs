@@ -409,6 +409,7 @@ impl Ids {
             procedure: (0, 0),
             files: None,
             ahead: command.is_oob(),
+            announce: None,
         })
     }
 
