@@ -90,8 +90,6 @@ struct Method<'a> {
 enum Kind {
     Text(u32),
     Bytes(u32),
-    /// A character of C, which takes a word.
-    Char(&'static str),
     /// What is passed by value, and packed as it is.
     Copy,
     Wide,
@@ -305,19 +303,11 @@ impl Method<'_> {
             (Kind::Bytes(max), Shape::Plain) => {
                 ("&[u8]".into(), format!("bytes(\"{wire}\", {rust}, {max})"))
             }
-            (Kind::Char(method), Shape::Variable(most)) => (
-                "&[u8]".into(),
-                format!("chars(\"{wire}\", {rust}, {most}, Writer::{method})"),
-            ),
             (Kind::Copy, Shape::Plain) => (item, format!("put(\"{wire}\", &{rust})")),
             (Kind::Wide, Shape::Plain) => (item, format!("put(\"{wire}\", &u64::from({rust}.0))")),
             (Kind::Struct, Shape::Plain) => {
                 (format!("&{item}"), format!("put(\"{wire}\", {rust})"))
             }
-            (Kind::Struct, Shape::Optional) => (
-                format!("Option<&{item}>"),
-                format!("optional(\"{wire}\", {rust})"),
-            ),
             (Kind::Struct | Kind::Copy, Shape::Variable(most)) => (
                 format!("&[{item}]"),
                 format!("items(\"{wire}\", {rust}, {most})"),
@@ -356,9 +346,11 @@ impl Method<'_> {
             }
             Base::Wide(_) => Kind::Wide,
             Base::Scalar(scalar) => match scalar {
-                Scalar::Char => Kind::Char("char"),
-                Scalar::UnsignedChar => Kind::Char("uchar"),
-                Scalar::Short | Scalar::UnsignedShort | Scalar::Bool => return None,
+                Scalar::Char
+                | Scalar::UnsignedChar
+                | Scalar::Short
+                | Scalar::UnsignedShort
+                | Scalar::Bool => return None,
                 _ => Kind::Copy,
             },
             Base::Type(id) => {

@@ -5,6 +5,5 @@ use super::Libvirt;
 use super::calls::decode;
 use crate::error::Error;
 use crate::rpc::{Outgoing, Spec};
-use crate::xdr::Writer;
 
 include!(concat!(env!("OUT_DIR"), "/methods.rs"));

@@ -1,6 +1,7 @@
 //! A session with a libvirt daemon: opening it, looking domains up, and what is shared by all monitors on it.
 //! May import dial, credentials, rpc, transport, config, uri, error and protocol.
 
+mod admin;
 mod calls;
 mod commands;
 mod connect;
@@ -31,6 +32,7 @@ use crate::rpc::Client;
 use crate::transport::Transport;
 use crate::uri::Uri;
 
+pub use admin::Admin;
 pub use domain::DomainKey;
 #[cfg(feature = "libvirt-c")]
 pub(crate) use domain::hyphenated;

@@ -78,14 +78,6 @@ impl Outgoing {
         self.field(field, |w| value.pack(w));
     }
 
-    /// `T *x`.
-    pub(crate) fn optional<T: Pack<Writer>>(&mut self, field: &'static str, value: Option<&T>) {
-        self.field(field, |w| match value {
-            Some(value) => Ok(1_u32.pack(w)? + value.pack(w)?),
-            None => 0_u32.pack(w),
-        });
-    }
-
     /// `T x<max>`.
     pub(crate) fn items<T: Pack<Writer>>(&mut self, field: &'static str, items: &[T], max: usize) {
         self.field(field, |w| {
@@ -124,23 +116,6 @@ impl Outgoing {
     /// `opaque x<max>`.
     pub(crate) fn bytes(&mut self, field: &'static str, bytes: &[u8], max: usize) {
         self.field(field, |w| w.opaque(bytes, max));
-    }
-
-    /// `char x<max>`: a word for each, as `write` has it.
-    pub(crate) fn chars(
-        &mut self,
-        field: &'static str,
-        chars: &[u8],
-        max: usize,
-        write: fn(&mut Writer, u8) -> XdrResult<usize>,
-    ) {
-        self.field(field, |w| {
-            let mut size = w.count(chars.len(), max)?;
-            for char in chars {
-                size += write(w, *char)?;
-            }
-            Ok(size)
-        });
     }
 
     fn field(&mut self, field: &'static str, write: impl FnOnce(&mut Writer) -> XdrResult<usize>) {
