@@ -6,9 +6,10 @@
 use std::fmt::Write;
 use std::io;
 
+use serde::Serialize;
 use tokio::io::{AsyncWriteExt, Stdout};
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 pub(crate) struct Output(Stdout);
 
@@ -30,6 +31,12 @@ impl Output {
             _ => Failure::system("cannot write to standard output", error),
         })
     }
+}
+
+/// `value` as one line of JSON.
+pub(crate) fn to_line(value: &impl Serialize) -> Result<String, Failure> {
+    let json = serde_json::to_string(value).map_err(|error| Failure::new(Exit::Failed, error))?;
+    Ok(layout(&json, false))
 }
 
 /// `text` on one line and without control characters: what a peer sent must not control the terminal.
