@@ -15,9 +15,12 @@ mod value;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use commands::{demo, events, list, run};
+use commands::{
+    agent, demo, events, generate, hmp, jobs, list, record, replay, run, schema, screendump, wait,
+    wrap,
+};
 use connect::Settings;
 use failure::Failure;
 use output::Output;
@@ -66,6 +69,30 @@ enum Command {
     Events(events::Args),
     /// List the domains, active or not
     List(list::Args),
+    /// Run lines of the human monitor and print their text
+    Hmp(hmp::Args),
+    /// Wait for an event of a domain and print it
+    Wait(wait::Args),
+    /// Run a command of the guest agent and print what it returns
+    Agent(agent::Args),
+    /// Show the progress of the jobs of a domain until they have done their work
+    Jobs(jobs::Args),
+    /// Save a picture of the guest's screen as a PNG
+    Screendump(screendump::Args),
+    /// Show what QEMU says of its commands and events
+    Schema(schema::Args),
+    /// Start a QEMU, run commands on its monitor, and end it
+    Wrap(wrap::Args),
+    /// Record a session with a libvirtd into a file
+    Record(record::Args),
+    /// Serve a recorded session on a unix socket
+    Replay(replay::Args),
+    /// Print the completions of this program for a shell
+    Completions(generate::CompletionsArgs),
+    /// Print the manual page of this program
+    Man(generate::ManArgs),
+    #[command(hide = true, name = wrap::CHILD)]
+    BecomeChild(wrap::ChildArgs),
 }
 
 fn main() -> ExitCode {
@@ -90,6 +117,20 @@ async fn perform(Arguments { settings, command }: Arguments) -> Result<(), Failu
         Command::Run(args) => run::run(&settings, args, output).await,
         Command::Events(args) => events::run(&settings, args, output).await,
         Command::List(args) => list::run(&settings, args, output).await,
+        Command::Hmp(args) => hmp::run(&settings, args, output).await,
+        Command::Wait(args) => wait::run(&settings, args, output).await,
+        Command::Agent(args) => agent::run(&settings, args, output).await,
+        Command::Jobs(args) => jobs::run(&settings, args, output).await,
+        Command::Screendump(args) => screendump::run(&settings, args, output).await,
+        Command::Schema(args) => schema::run(&settings, args, output).await,
+        Command::Wrap(args) => wrap::run(&settings, args, output).await,
+        Command::Record(args) => record::run(&settings, args, output).await,
+        Command::Replay(args) => replay::run(args, output).await,
+        Command::Completions(args) => {
+            generate::completions(Arguments::command(), args, output).await
+        }
+        Command::Man(args) => generate::man(Arguments::command(), args, output).await,
+        Command::BecomeChild(args) => Err(wrap::become_qemu(&args)),
     }
 }
 

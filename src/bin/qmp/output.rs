@@ -22,8 +22,13 @@ impl Output {
     pub(crate) async fn line(&mut self, text: impl Into<String>) -> Result<(), Failure> {
         let mut text = text.into();
         text.push('\n');
+        self.bytes(text.into_bytes()).await
+    }
+
+    /// Writes what is no text, and waits until it is written.
+    pub(crate) async fn bytes(&mut self, bytes: Vec<u8>) -> Result<(), Failure> {
         let written = async {
-            self.0.write_all(text.as_bytes()).await?;
+            self.0.write_all(&bytes).await?;
             self.0.flush().await
         };
         written.await.map_err(|error| match error.kind() {
