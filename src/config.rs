@@ -33,6 +33,7 @@ pub struct Config {
     #[cfg(feature = "sasl")]
     pub(crate) plain_in_clear: bool,
     pub(crate) max_message: usize,
+    pub(crate) reconnect: Option<Backoff>,
 }
 
 /// What is expected of a QMP server before the first command.
@@ -54,6 +55,50 @@ pub enum Handshake {
 pub(crate) struct Keepalive {
     pub(crate) interval: Duration,
     pub(crate) count: u32,
+}
+
+/// How a lost connection is made again: see [`Config::reconnect`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    pub(crate) first: Duration,
+    pub(crate) longest: Duration,
+    pub(crate) give_up_after: Option<Duration>,
+}
+
+impl Backoff {
+    /// 100 ms before the first try, twice as long after each that fails, up to 30 s; never gives up. Of each delay a random part
+    /// of up to a half is left out, so that many clients of one daemon do not come back at once.
+    pub fn new() -> Self {
+        Backoff {
+            first: Duration::from_millis(100),
+            longest: Duration::from_secs(30),
+            give_up_after: None,
+        }
+    }
+
+    /// How long to wait before the first try; at least 1 ms.
+    pub fn first(mut self, delay: Duration) -> Self {
+        self.first = delay.max(Duration::from_millis(1));
+        self
+    }
+
+    /// The longest that is waited between two tries; at least 1 ms.
+    pub fn longest(mut self, delay: Duration) -> Self {
+        self.longest = delay.max(Duration::from_millis(1));
+        self
+    }
+
+    /// How long to try, counted from each loss; `None` tries for ever. A try that is under way then is given up.
+    pub fn give_up_after(mut self, time: Option<Duration>) -> Self {
+        self.give_up_after = time;
+        self
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff::new()
+    }
 }
 
 impl Config {
@@ -78,6 +123,7 @@ impl Config {
             #[cfg(feature = "sasl")]
             plain_in_clear: false,
             max_message: 64 << 20,
+            reconnect: None,
         }
     }
 

@@ -27,12 +27,13 @@ mod libvirt;
 mod monitor;
 mod qmp;
 mod queue;
+mod reconnect;
 mod rpc;
 mod transport;
 mod uri;
 mod wait;
 
-pub use config::{Config, Handshake};
+pub use config::{Backoff, Config, Handshake};
 #[cfg(feature = "sasl")]
 pub use credentials::{Credentials, CredentialsRequest};
 pub use domain::{Commit, DomainExt, Mirror, Snapshot};
@@ -56,6 +57,7 @@ pub use qmp::{
     Greeting, QmpError, Schema, Timestamp, Transaction, Version, schema,
 };
 pub use queue::Overflow;
+pub use reconnect::ConnectionState;
 pub use uri::{Auth, HostVerify, Mode, Parameters, Proxy, SshAuth, Transport, Uri, UriError, User};
 pub use wait::{
     After, CallbackOptions, Callbacks, EventHandler, Found, History, HistoryEntry, Tray, Wait,

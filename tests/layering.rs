@@ -22,6 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("packet", &["protocol"]),
     ("error", &["uri", "xdr", "packet", "protocol", "qmp"]),
     ("queue", &["error", "qmp"]),
+    ("reconnect", &["config", "error"]),
     ("inflight", &["error"]),
     ("connection", &["error", "inflight", "transport"]),
     ("dial", &["uri", "error", "transport", "connection"]),
