@@ -64,6 +64,7 @@ impl<T: Queued + Clone> Fanout<T> {
             match old.poll_next(&mut taken, &mut nobody) {
                 Poll::Ready(Item::Event(item)) => queue.push(item),
                 Poll::Ready(Item::Lost(number)) => queue.lose(number),
+                Poll::Ready(Item::Gap(cause)) => queue.gap(&cause),
                 Poll::Ready(Item::Ended(cause)) => break Some(cause),
                 Poll::Pending => break None,
             }

@@ -247,6 +247,7 @@ impl Stream for MonitorEvents {
         Poll::Ready(match item {
             Item::Event(payload) => Some(self.decode(payload)),
             Item::Lost(number) => Some(Err(Error::EventsLost(number))),
+            Item::Gap(cause) => Some(Err(Error::Gap { cause })),
             Item::Ended(cause) => {
                 self.subscription = None;
                 match *cause {

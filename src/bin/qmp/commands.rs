@@ -123,8 +123,7 @@ async fn watch(
                     .await?;
                 left = left.map(|left| left - 1);
             }
-            // The stream goes on after these two.
-            Some(Err(error @ (Error::EventsLost(_) | Error::Decode { .. }))) => say(&chain(&error)),
+            Some(Err(error)) if error.leaves_stream_open() => say(&chain(&error)),
             Some(Err(error)) => return Err(error.into()),
         }
     }

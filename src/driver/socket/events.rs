@@ -187,6 +187,7 @@ impl Stream for SocketEvents {
         Poll::Ready(match item {
             Item::Event(message) => Some(this.decode(&message)),
             Item::Lost(number) => Some(Err(Error::EventsLost(number))),
+            Item::Gap(cause) => Some(Err(Error::Gap { cause })),
             Item::Ended(cause) => this.end(cause),
         })
     }
