@@ -211,6 +211,40 @@ impl Config {
         self
     }
 
+    /// Makes a lost connection again, as `backoff` says. Without this a connection that is lost has ended.
+    ///
+    /// It takes a connection that knows its way: one by URI ([`Libvirt::connect_with`](crate::Libvirt::connect_with),
+    /// [`LibvirtRpc::connect_uri_with`](crate::LibvirtRpc::connect_uri_with)) or address, or with a function that connects
+    /// ([`Libvirt::open_with`](crate::Libvirt::open_with)). Over a stream that was handed in it is refused
+    /// ([`Error::Unsupported`](crate::Error)). These rules are fixed:
+    ///
+    /// - The first connecting is tried once, and its error is returned.
+    /// - Every end of the connection is a loss but the user's own: closing, disconnecting, dropping the last handle. These end the
+    ///   trying too, at once, at whatever point.
+    /// - A try is made after the delay and has [`connect_timeout`](Config::connect_timeout). It is the whole way: connecting,
+    ///   authenticating, opening, registering every live event stream again. Where any of it fails, the next try follows after
+    ///   the next delay. The delays begin anew only where the connection lived longer than the next of them: a peer that
+    ///   accepts and closes at once is not asked all the time.
+    /// - What the next try cannot mend ends it at once: authentication that failed (a wrong password, missing credentials), a
+    ///   URI or parameter that is not understood or not supported, a certificate that is not trusted, or a certificate file that is
+    ///   missing or not right. Whoever waits then gets [`EndCause::GaveUp`](crate::EndCause), as when
+    ///   [`Backoff::give_up_after`] is over. A daemon that rejects the client's certificate cannot be told from one that is going
+    ///   down, and is tried again.
+    /// - No command is ever sent again. Those in flight fail at the loss with [`Error::Disconnected`](crate::Error), and
+    ///   `maybe_executed` says whether they had been sent. Those made meanwhile wait for the connection within their own timeout
+    ///   ([`Phase::Reconnect`](crate::Phase)), and so do new event streams.
+    /// - Each event stream goes on. Where the connection was lost it has one [`Error::Gap`](crate::Error), before the first
+    ///   event of the new connection: what came meanwhile is missing. One that the peer does not want to serve any more ends with
+    ///   the peer's error.
+    /// - A domain stays the one that was found first, by its UUID. What was known of its QEMU is asked anew, for it may have been
+    ///   started again meanwhile.
+    ///
+    /// The drivers `LibvirtC` and [`Virsh`](crate::Virsh) cannot do it, and refuse it.
+    pub fn reconnect(mut self, backoff: Backoff) -> Self {
+        self.reconnect = Some(backoff);
+        self
+    }
+
     /// Who the user is to a daemon that wants SASL. Without this, libvirt's `auth.conf` is asked, where a URI says which host
     /// is meant: the file that `LIBVIRT_AUTH_FILE` names, else the URI's parameter `authfile`, else
     /// `libvirt/auth.conf` in the user's configuration directory, else `/etc/libvirt/auth.conf`.

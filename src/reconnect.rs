@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::Backoff;
-use crate::error::{EndCause, Error};
+use crate::error::{EndCause, Error, TlsFailure};
 
 /// What a connection is doing now.
 #[derive(Clone, Debug)]
@@ -33,62 +33,95 @@ pub enum ConnectionState {
     },
 }
 
-/// Tries `connect` until it succeeds, it fails in a way that the next try cannot mend, or the time for it is over.
-///
-/// The state says `Reconnecting` meanwhile. It is for the caller to say what comes after.
-///
-/// # Cancel safety
-///
-/// Dropping the future drops the try that is under way.
-pub(crate) async fn try_again<T, F>(
-    backoff: &Backoff,
-    lost: &Arc<EndCause>,
-    state: &watch::Sender<ConnectionState>,
-    mut connect: impl FnMut() -> F,
-) -> Result<T, EndCause>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    let end = backoff
-        .give_up_after
-        .and_then(|time| Instant::now().checked_add(time));
-    let mut delay = backoff.first.min(backoff.longest);
-    let mut failed = 0;
-    let mut last = Error::disconnected(lost.clone(), false);
-    let gave_up = |tries, last| EndCause::GaveUp {
-        lost: lost.clone(),
-        tries,
-        last: Box::new(last),
-    };
-    loop {
-        state.send_replace(ConnectionState::Reconnecting {
-            cause: lost.clone(),
-            failed,
-        });
-        if !sleep_before(shortened(delay), end).await {
-            return Err(gave_up(failed, last));
+/// The tries of one connection, over all its losses.
+pub(crate) struct Retries {
+    backoff: Backoff,
+    /// The delay before the next try.
+    next: Duration,
+    /// When the connection was made.
+    made: Instant,
+}
+
+impl Retries {
+    /// For a connection that was made now.
+    pub(crate) fn new(backoff: Backoff) -> Self {
+        Retries {
+            next: backoff.first.min(backoff.longest),
+            made: Instant::now(),
+            backoff,
         }
-        let tried = tokio::select! {
-            tried = connect() => tried,
-            () = sleep_until(end) => return Err(gave_up(failed + 1, last)),
+    }
+
+    /// Tries `connect` until it succeeds, it fails in a way that the next try cannot mend, or the time for it is over.
+    ///
+    /// A connection that did not live as long as the next delay was no success: the delays go on where they were, so a peer
+    /// that lets everybody in and closes at once is not asked all the time.
+    ///
+    /// The state says `Reconnecting` meanwhile. It is for the caller to say what comes after.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the try that is under way.
+    pub(crate) async fn try_again<T, F>(
+        &mut self,
+        lost: &Arc<EndCause>,
+        state: &watch::Sender<ConnectionState>,
+        mut connect: impl FnMut() -> F,
+    ) -> Result<T, EndCause>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        if self.made.elapsed() >= self.next {
+            self.next = self.backoff.first.min(self.backoff.longest);
+        }
+        let time = self.backoff.give_up_after;
+        let end = time.and_then(|time| Instant::now().checked_add(time));
+        let mut failed = 0;
+        let mut last = Error::disconnected(lost.clone(), false);
+        let gave_up = |tries, last| EndCause::GaveUp {
+            lost: lost.clone(),
+            tries,
+            last: Box::new(last),
         };
-        failed += 1;
-        match tried {
-            Ok(made) => return Ok(made),
-            Err(error) if is_final(&error) => return Err(gave_up(failed, error)),
-            Err(error) => last = error,
+        loop {
+            state.send_replace(ConnectionState::Reconnecting {
+                cause: lost.clone(),
+                failed,
+            });
+            if !sleep_before(shortened(self.next), end).await {
+                return Err(gave_up(failed, last));
+            }
+            self.next = self.next.saturating_mul(2).min(self.backoff.longest);
+            let tried = tokio::select! {
+                tried = connect() => tried,
+                () = sleep_until(end) => return Err(gave_up(failed.saturating_add(1), last)),
+            };
+            failed = failed.saturating_add(1);
+            match tried {
+                Ok(made) => {
+                    self.made = Instant::now();
+                    return Ok(made);
+                }
+                Err(error) if is_final(&error) => return Err(gave_up(failed, error)),
+                Err(error) => last = error,
+            }
         }
-        delay = delay.saturating_mul(2).min(backoff.longest);
     }
 }
 
 /// Whether the next try will fail like this one: the settings are wrong, not the network or the peer's moment.
 fn is_final(error: &Error) -> bool {
-    error.is_auth_failed()
-        || matches!(
-            error,
-            Error::Uri(_) | Error::Tls { .. } | Error::Unsupported(_) | Error::Closed
-        )
+    match error {
+        // A daemon that rejects our certificate just closes, and so does one that is going down.
+        Error::Tls { source, .. } => {
+            matches!(
+                source,
+                TlsFailure::File { .. } | TlsFailure::Untrusted { .. }
+            )
+        }
+        Error::Uri(_) | Error::Unsupported(_) | Error::Closed => true,
+        _ => error.is_auth_failed(),
+    }
 }
 
 /// The delay without a random part of up to a half.
@@ -133,6 +166,13 @@ mod tests {
         }
     }
 
+    fn no_tls(source: TlsFailure) -> Error {
+        Error::Tls {
+            target: "somewhere".to_owned(),
+            source,
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn tries_come_at_growing_distances_until_one_succeeds() {
         let (state, watch) = watch::channel(ConnectionState::Connected);
@@ -140,7 +180,8 @@ mod tests {
         let mut at = Vec::new();
         let backoff = Backoff::new().longest(Duration::from_secs(1));
         let lost = lost();
-        let made = try_again(&backoff, &lost, &state, || {
+        let mut retries = Retries::new(backoff);
+        let made = retries.try_again(&lost, &state, || {
             at.push(start.elapsed());
             ready(if at.len() == 8 {
                 Ok(at.len())
@@ -177,13 +218,17 @@ mod tests {
                 offered: vec!["sasl".to_owned()],
             },
             Error::Unsupported("this".to_owned()),
+            no_tls(TlsFailure::Untrusted {
+                reason: "expired".to_owned(),
+            }),
         ] {
             let mut tries = 0;
-            let made: Result<(), _> = try_again(&Backoff::new(), &lost(), &state, || {
-                tries += 1;
-                ready(Err(error.clone()))
-            })
-            .await;
+            let made: Result<(), _> = Retries::new(Backoff::new())
+                .try_again(&lost(), &state, || {
+                    tries += 1;
+                    ready(Err(error.clone()))
+                })
+                .await;
             let Err(EndCause::GaveUp { tries: 1, last, .. }) = made else {
                 panic!("{made:?}");
             };
@@ -197,16 +242,68 @@ mod tests {
         let (state, _watch) = watch::channel(ConnectionState::Connected);
         let start = Instant::now();
         let backoff = Backoff::new().give_up_after(Some(Duration::from_secs(5)));
-        let made: Result<(), _> = try_again(&backoff, &lost(), &state, std::future::pending).await;
+        let made: Result<(), _> = Retries::new(backoff.clone())
+            .try_again(&lost(), &state, std::future::pending)
+            .await;
         assert!(matches!(made, Err(EndCause::GaveUp { tries: 1, .. })));
         assert_eq!(start.elapsed(), Duration::from_secs(5));
         // Where a delay goes past it, no try is made.
         let backoff = backoff
             .first(Duration::from_secs(60))
             .longest(Duration::from_secs(60));
-        let made: Result<(), _> =
-            try_again(&backoff, &lost(), &state, || ready(Err(refused()))).await;
+        let made: Result<(), _> = Retries::new(backoff)
+            .try_again(&lost(), &state, || ready(Err(refused())))
+            .await;
         assert!(matches!(made, Err(EndCause::GaveUp { tries: 0, .. })));
         assert_eq!(start.elapsed(), Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_be_the_moment_is_tried_again() {
+        let (state, _watch) = watch::channel(ConnectionState::Connected);
+        let mut errors = vec![
+            refused(),
+            Error::disconnected(lost(), false),
+            no_tls(TlsFailure::Rejected { certificate: None }),
+            no_tls(TlsFailure::Handshake {
+                reason: "the peer closed during the handshake".to_owned(),
+            }),
+        ];
+        let all = errors.len();
+        let mut tries = 0;
+        let made = Retries::new(Backoff::new())
+            .try_again(&lost(), &state, || {
+                tries += 1;
+                ready(errors.pop().map_or(Ok(()), Err))
+            })
+            .await;
+        assert!(made.is_ok());
+        assert_eq!(tries, all + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_connection_that_lived_begins_the_delays_anew() {
+        let (state, _watch) = watch::channel(ConnectionState::Connected);
+        let backoff = Backoff::new().longest(Duration::from_secs(1));
+        let mut retries = Retries::new(backoff);
+        for (lived, most) in [
+            (0, 100),
+            (0, 200),
+            (0, 400),
+            (799, 800),
+            (1000, 100),
+            (0, 200),
+        ] {
+            tokio::time::sleep(Duration::from_millis(lived)).await;
+            let start = Instant::now();
+            let lost = lost();
+            let made = retries.try_again(&lost, &state, || ready(Ok(())));
+            made.await.unwrap();
+            let (waited, most) = (start.elapsed(), Duration::from_millis(most));
+            assert!(
+                waited >= most / 2 && waited <= most + Duration::from_millis(1),
+                "{waited:?} of {most:?}"
+            );
+        }
     }
 }
