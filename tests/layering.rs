@@ -79,6 +79,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "packet",
             "error",
             "queue",
+            "reconnect",
             "inflight",
             "connection",
             "transport",
