@@ -34,6 +34,7 @@ fn run() -> Result<(), String> {
         ("protocol.rs", output.protocol),
         ("methods.rs", output.methods),
         ("admin.rs", output.admin),
+        ("samples.rs", output.samples),
     ] {
         let file = directory.join(name);
         fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;

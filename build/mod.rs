@@ -157,7 +157,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// What the generator writes: the text of three Rust files.
+/// What the generator writes: the texts of Rust files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Output {
     /// Types and procedures, for `src/protocol.rs`.
@@ -166,6 +166,8 @@ pub(crate) struct Output {
     pub(crate) methods: String,
     /// The methods of `Admin`.
     pub(crate) admin: String,
+    /// Values of every type, for a test.
+    pub(crate) samples: String,
 }
 
 /// Turns the definitions into Rust.

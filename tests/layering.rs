@@ -18,7 +18,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("config", &["credentials"]),
     ("transport", &[]),
-    ("protocol", &["xdr"]),
+    ("objects", &["xdr"]),
+    ("protocol", &["objects", "xdr"]),
     ("packet", &["protocol"]),
     ("error", &["uri", "xdr", "packet", "protocol", "qmp"]),
     ("queue", &["error", "qmp"]),
@@ -51,6 +52,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "libvirt",
         &[
+            "objects",
             "credentials",
             "uri",
             "dial",
@@ -66,10 +68,14 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("replay", &["xdr", "protocol", "packet"]),
-    ("testing", &["xdr", "qmp", "protocol", "packet", "error"]),
+    (
+        "testing",
+        &["objects", "xdr", "qmp", "protocol", "packet", "error"],
+    ),
     (
         "driver",
         &[
+            "objects",
             "uri",
             "dial",
             "xdr",
@@ -90,11 +96,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "hypervisor",
-        &["qmp", "config", "error", "monitor", "libvirt", "driver"],
+        &[
+            "objects", "qmp", "config", "error", "monitor", "libvirt", "driver",
+        ],
     ),
     (
         "blocking",
         &[
+            "objects",
             "qmp",
             "types",
             "typed",

@@ -7,6 +7,7 @@
 mod expressions;
 mod helpers;
 mod methods;
+mod samples;
 mod types;
 mod unions;
 
@@ -15,6 +16,7 @@ use std::fmt::Write as _;
 use self::expressions::Types;
 use self::helpers::HELPERS;
 use self::methods::emit_methods;
+use self::samples::emit_samples;
 use super::model::{Base, Const, Item, Model, ModuleModel, Origin, Procedure, Program};
 use super::{Output, Problem};
 
@@ -24,6 +26,7 @@ pub(crate) fn emit(model: &Model<'_>) -> Result<Output, Vec<Problem>> {
         protocol: emit_protocol(model),
         methods: emit_methods(model, "Libvirt", &["remote", "qemu", "lxc"])?,
         admin: emit_methods(model, "Admin", &["admin"])?,
+        samples: emit_samples(model),
     })
 }
 
