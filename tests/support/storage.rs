@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use libvirt_qmp::protocol::Procedure;
+use libvirt_qmp::protocol::constants::{StorageVolDownloadFlags, StorageVolUploadFlags};
 use libvirt_qmp::protocol::remote::procedure::{
     StorageVolDownload, StorageVolLookupByPath, StorageVolUpload,
 };
@@ -100,7 +101,7 @@ pub(crate) async fn upload(
         vol: volume.vol.clone(),
         offset: 0,
         length: length as u64,
-        flags,
+        flags: StorageVolUploadFlags(flags),
     };
     let ((), stream) = libvirt
         .open_stream::<StorageVolUpload>(&args)
@@ -118,7 +119,7 @@ pub(crate) async fn download(
         vol: volume.vol.clone(),
         offset: 0,
         length: 0,
-        flags,
+        flags: StorageVolDownloadFlags(flags),
     };
     let ((), stream) = libvirt
         .open_stream::<StorageVolDownload>(&args)
