@@ -68,11 +68,28 @@ impl<T> Clone for QueueOptions<T> {
 pub(crate) trait Queued {
     /// Bytes that it takes, about.
     fn size(&self) -> usize;
+
+    /// Whether it belongs before `other`, which was added earlier and has not been taken.
+    fn comes_before(&self, _other: &Self) -> bool {
+        false
+    }
+}
+
+/// What can wait as a slice of a read buffer.
+pub(crate) trait Slice: Queued {
+    /// The same with its bytes to itself.
+    fn detached(&self) -> Self;
 }
 
 impl Queued for Bytes {
     fn size(&self) -> usize {
         self.len()
+    }
+}
+
+impl Slice for Bytes {
+    fn detached(&self) -> Self {
+        Bytes::copy_from_slice(self)
     }
 }
 
@@ -125,16 +142,16 @@ impl<T> Default for Taken<T> {
     }
 }
 
-impl EventQueue<Bytes> {
+impl<T: Slice> EventQueue<T> {
     /// Adds an item that is a slice of a read buffer: copied out where many wait, so that they do not keep theirs.
-    pub(crate) fn push_slice(&self, item: Bytes) {
+    pub(crate) fn push_slice(&self, item: T) {
         if !self.accepts(&item) {
             return;
         }
         let inner = self.lock();
         let item = match inner.items.len() {
             ..MOST_SLICES => item,
-            _ => Bytes::copy_from_slice(&item),
+            _ => item.detached(),
         };
         self.add(inner, item);
     }
@@ -191,6 +208,7 @@ impl<T: Queued> EventQueue<T> {
         }
         inner.bytes = inner.bytes.saturating_add(size);
         inner.items.push_back(item);
+        inner.put_in_place();
         wake(inner);
     }
 
@@ -267,6 +285,15 @@ impl<T: Queued> Inner<T> {
     fn is_full(&self, size: usize, limit: usize) -> bool {
         let too_many = self.items.len() >= limit;
         too_many || (!self.items.is_empty() && self.bytes.saturating_add(size) > MAX_BYTES)
+    }
+
+    /// Moves the last item to where it belongs.
+    fn put_in_place(&mut self) {
+        let mut place = self.items.len().saturating_sub(1);
+        while place > 0 && self.items[place].comes_before(&self.items[place - 1]) {
+            self.items.swap(place, place - 1);
+            place -= 1;
+        }
     }
 
     fn make_room(&mut self, size: usize, limit: usize) {

@@ -1,0 +1,672 @@
+//! The events of domains: what each says, and how the wire says it. Imports rpc, protocol and the domain.
+
+use super::family::{IntoEvent, Kind, OtherEvent, Parts, Wanted};
+use super::*;
+use crate::error::Error;
+use crate::libvirt::Domain;
+use crate::protocol::remote as wire;
+use crate::protocol::remote::procedure::*;
+use crate::rpc::{EventKind, Messages, Registration};
+
+/// An event of a domain. The domain is as it was when the event was sent: the id of one that has stopped is the old one or
+/// none.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum DomainEvent {
+    /// Its configuration or its state has changed (`VIR_DOMAIN_EVENT_ID_LIFECYCLE`).
+    Lifecycle {
+        /// The domain.
+        domain: Domain,
+        /// What happened.
+        change: DomainLifecycle,
+    },
+    /// The guest has rebooted, inside the same QEMU (`VIR_DOMAIN_EVENT_ID_REBOOT`).
+    Reboot {
+        /// The domain.
+        domain: Domain,
+    },
+    /// The guest has set its clock (`VIR_DOMAIN_EVENT_ID_RTC_CHANGE`).
+    RtcChange {
+        /// The domain.
+        domain: Domain,
+        /// How far the clock is from where it started, seconds.
+        offset: i64,
+    },
+    /// The guest's watchdog has fired (`VIR_DOMAIN_EVENT_ID_WATCHDOG`).
+    Watchdog {
+        /// The domain.
+        domain: Domain,
+        /// What comes of it.
+        action: DomainEventWatchdogAction,
+    },
+    /// A disk cannot be read or written (`VIR_DOMAIN_EVENT_ID_IO_ERROR`). Comes along with
+    /// [`IoErrorReason`](Self::IoErrorReason).
+    IoError {
+        /// The domain.
+        domain: Domain,
+        /// The path on the host.
+        src_path: String,
+        /// The guest's disk, as an alias.
+        dev_alias: String,
+        /// What comes of it.
+        action: DomainEventIoErrorAction,
+    },
+    /// A client has connected to the guest's display, or gone (`VIR_DOMAIN_EVENT_ID_GRAPHICS`).
+    Graphics {
+        /// The domain.
+        domain: Domain,
+        /// Which of it.
+        phase: DomainEventGraphicsPhase,
+        /// The server's end.
+        local: GraphicsAddress,
+        /// The client's end.
+        remote: GraphicsAddress,
+        /// How the client authenticated, such as `vnc`.
+        auth_scheme: String,
+        /// Who the client is.
+        subject: Vec<GraphicsIdentity>,
+    },
+    /// As [`IoError`](Self::IoError), with its reason (`VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON`).
+    IoErrorReason {
+        /// The domain.
+        domain: Domain,
+        /// The path on the host.
+        src_path: String,
+        /// The guest's disk, as an alias.
+        dev_alias: String,
+        /// What comes of it.
+        action: DomainEventIoErrorAction,
+        /// `enospc` where the storage is full; else empty.
+        reason: String,
+    },
+    /// libvirt has lost control of the domain in part (`VIR_DOMAIN_EVENT_ID_CONTROL_ERROR`).
+    ControlError {
+        /// The domain.
+        domain: Domain,
+    },
+    /// A block job has ended, or waits to be finished (`VIR_DOMAIN_EVENT_ID_BLOCK_JOB`). Comes along with
+    /// [`BlockJob2`](Self::BlockJob2).
+    BlockJob {
+        /// The domain.
+        domain: Domain,
+        /// The path of the disk on the host; empty where it has none.
+        path: String,
+        /// Which job.
+        job: DomainBlockJobType,
+        /// How it stands.
+        status: ConnectDomainEventBlockJobStatus,
+    },
+    /// The source of a removable disk has changed or is not there at the start (`VIR_DOMAIN_EVENT_ID_DISK_CHANGE`).
+    DiskChange {
+        /// The domain.
+        domain: Domain,
+        /// The path before.
+        old_src_path: Option<String>,
+        /// The path now.
+        new_src_path: Option<String>,
+        /// The guest's disk, as an alias.
+        dev_alias: String,
+        /// Why.
+        reason: ConnectDomainEventDiskChangeReason,
+    },
+    /// The tray of a removable disk has moved (`VIR_DOMAIN_EVENT_ID_TRAY_CHANGE`).
+    TrayChange {
+        /// The domain.
+        domain: Domain,
+        /// The guest's disk, as an alias.
+        dev_alias: String,
+        /// Which way.
+        reason: DomainEventTrayChangeReason,
+    },
+    /// The guest has woken up (`VIR_DOMAIN_EVENT_ID_PMWAKEUP`).
+    PmWakeup {
+        /// The domain.
+        domain: Domain,
+        /// libvirt gives none: 0.
+        reason: i32,
+    },
+    /// The guest has gone to sleep in memory (`VIR_DOMAIN_EVENT_ID_PMSUSPEND`).
+    PmSuspend {
+        /// The domain.
+        domain: Domain,
+        /// libvirt gives none: 0.
+        reason: i32,
+    },
+    /// The guest's memory balloon has another size (`VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE`).
+    BalloonChange {
+        /// The domain.
+        domain: Domain,
+        /// Memory that the guest has now, KiB.
+        actual: u64,
+    },
+    /// The guest has gone to sleep on its disk (`VIR_DOMAIN_EVENT_ID_PMSUSPEND_DISK`).
+    PmSuspendDisk {
+        /// The domain.
+        domain: Domain,
+        /// libvirt gives none: 0.
+        reason: i32,
+    },
+    /// The guest has let a device go (`VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED`).
+    DeviceRemoved {
+        /// The domain.
+        domain: Domain,
+        /// The device, as an alias.
+        dev_alias: String,
+    },
+    /// As [`BlockJob`](Self::BlockJob), with the disk's name in the guest (`VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2`).
+    BlockJob2 {
+        /// The domain.
+        domain: Domain,
+        /// The disk, such as `vda`.
+        dst: String,
+        /// Which job.
+        job: DomainBlockJobType,
+        /// How it stands.
+        status: ConnectDomainEventBlockJobStatus,
+    },
+    /// Tuning parameters have changed (`VIR_DOMAIN_EVENT_ID_TUNABLE`).
+    Tunable {
+        /// The domain.
+        domain: Domain,
+        /// The parameters that have, by names such as `cputune.vcpupin0`.
+        params: Vec<wire::TypedParam>,
+    },
+    /// The guest agent has connected or gone (`VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE`).
+    AgentLifecycle {
+        /// The domain.
+        domain: Domain,
+        /// Which of it.
+        state: ConnectDomainEventAgentLifecycleState,
+        /// Why.
+        reason: ConnectDomainEventAgentLifecycleReason,
+    },
+    /// The guest has a device more (`VIR_DOMAIN_EVENT_ID_DEVICE_ADDED`).
+    DeviceAdded {
+        /// The domain.
+        domain: Domain,
+        /// The device, as an alias.
+        dev_alias: String,
+    },
+    /// Migration begins to send the guest's memory once more (`VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION`).
+    MigrationIteration {
+        /// The domain.
+        domain: Domain,
+        /// Which time it is.
+        iteration: i32,
+    },
+    /// A job, such as a migration or a backup, has ended (`VIR_DOMAIN_EVENT_ID_JOB_COMPLETED`).
+    JobCompleted {
+        /// The domain.
+        domain: Domain,
+        /// Its statistics, as those of `virDomainGetJobStats`.
+        params: Vec<wire::TypedParam>,
+    },
+    /// The guest would not let a device go (`VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED`).
+    DeviceRemovalFailed {
+        /// The domain.
+        domain: Domain,
+        /// The device, as an alias.
+        dev_alias: String,
+    },
+    /// The domain's metadata have changed (`VIR_DOMAIN_EVENT_ID_METADATA_CHANGE`).
+    MetadataChange {
+        /// The domain.
+        domain: Domain,
+        /// Which of them.
+        metadata: DomainMetadataType,
+        /// The XML namespace of the element that has.
+        nsuri: Option<String>,
+    },
+    /// More of a block device has been written than was asked to be told of (`VIR_DOMAIN_EVENT_ID_BLOCK_THRESHOLD`).
+    BlockThreshold {
+        /// The domain.
+        domain: Domain,
+        /// The device, such as `vda` or `vda[2]`.
+        dev: String,
+        /// Its path on the host.
+        path: Option<String>,
+        /// The threshold, bytes.
+        threshold: u64,
+        /// Bytes by which it was exceeded.
+        excess: u64,
+    },
+    /// The host's memory has failed under the guest (`VIR_DOMAIN_EVENT_ID_MEMORY_FAILURE`).
+    MemoryFailure {
+        /// The domain.
+        domain: Domain,
+        /// Whose memory it is.
+        recipient: DomainMemoryFailureRecipientType,
+        /// What comes of it.
+        action: DomainMemoryFailureActionType,
+        /// More about it.
+        flags: DomainMemoryFailureFlags,
+    },
+    /// A memory device has another size (`VIR_DOMAIN_EVENT_ID_MEMORY_DEVICE_SIZE_CHANGE`).
+    MemoryDeviceSizeChange {
+        /// The domain.
+        domain: Domain,
+        /// The device, as an alias.
+        alias: String,
+        /// Its size now, KiB.
+        size: u64,
+    },
+    /// The guest has given a network card another address (`VIR_DOMAIN_EVENT_ID_NIC_MAC_CHANGE`). Since libvirt 11.2.0.
+    NicMacChange {
+        /// The domain.
+        domain: Domain,
+        /// The card, as an alias.
+        alias: String,
+        /// The address before.
+        old_mac: String,
+        /// The address now.
+        new_mac: String,
+    },
+    /// The guest has let a virtual CPU go (`VIR_DOMAIN_EVENT_ID_VCPU_REMOVED`). Since libvirt 12.4.0.
+    VcpuRemoved {
+        /// The domain.
+        domain: Domain,
+        /// Its number in the domain's XML.
+        vcpu_id: u32,
+    },
+    /// Somebody in the guest has opened a virtio channel, or closed it (`VIR_DOMAIN_EVENT_ID_CHANNEL_LIFECYCLE`). Since
+    /// libvirt 12.4.0.
+    ChannelLifecycle {
+        /// The domain.
+        domain: Domain,
+        /// The channel, such as `org.qemu.guest_agent.0`.
+        channel_name: String,
+        /// Which of it.
+        state: ConnectDomainEventChannelLifecycleState,
+        /// Why.
+        reason: ConnectDomainEventChannelLifecycleReason,
+    },
+    /// What this crate does not know.
+    Other(OtherEvent),
+}
+
+/// One end of a connection to a guest's display.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GraphicsAddress {
+    /// The kind of address.
+    pub family: DomainEventGraphicsAddressType,
+    /// The host's address, or the path of a unix socket.
+    pub node: String,
+    /// The port.
+    pub service: String,
+}
+
+/// Who a client of a guest's display is, in one respect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GraphicsIdentity {
+    /// In which, such as `x509dname` or `saslUsername`.
+    pub kind: String,
+    /// The name there.
+    pub name: String,
+}
+
+impl DomainEvent {
+    /// The domain it is about; none of an event that this crate does not know.
+    pub fn domain(&self) -> Option<&Domain> {
+        use DomainEvent::*;
+        match self {
+            Lifecycle { domain, .. }
+            | Reboot { domain, .. }
+            | RtcChange { domain, .. }
+            | Watchdog { domain, .. }
+            | IoError { domain, .. }
+            | Graphics { domain, .. }
+            | IoErrorReason { domain, .. }
+            | ControlError { domain, .. }
+            | BlockJob { domain, .. }
+            | DiskChange { domain, .. }
+            | TrayChange { domain, .. }
+            | PmWakeup { domain, .. }
+            | PmSuspend { domain, .. }
+            | BalloonChange { domain, .. }
+            | PmSuspendDisk { domain, .. }
+            | DeviceRemoved { domain, .. }
+            | BlockJob2 { domain, .. }
+            | Tunable { domain, .. }
+            | AgentLifecycle { domain, .. }
+            | DeviceAdded { domain, .. }
+            | MigrationIteration { domain, .. }
+            | JobCompleted { domain, .. }
+            | DeviceRemovalFailed { domain, .. }
+            | MetadataChange { domain, .. }
+            | BlockThreshold { domain, .. }
+            | MemoryFailure { domain, .. }
+            | MemoryDeviceSizeChange { domain, .. }
+            | NicMacChange { domain, .. }
+            | VcpuRemoved { domain, .. }
+            | ChannelLifecycle { domain, .. } => Some(domain),
+            Other(_) => None,
+        }
+    }
+}
+
+impl From<OtherEvent> for DomainEvent {
+    fn from(other: OtherEvent) -> Self {
+        DomainEvent::Other(other)
+    }
+}
+
+impl EventFamily for Domains {
+    type Object = Domain;
+    type Id = DomainEventId;
+    type Event = DomainEvent;
+
+    const PARTS: Parts<Self> = Parts {
+        kinds: KINDS,
+        number: |id| id.0,
+        identity: |domain| domain.uuid.as_bytes().to_vec(),
+        register,
+    };
+}
+
+/// Every kind of event that there is. Those up to 15 also come from a daemon without callback ids.
+const KINDS: &[Kind<DomainEvent>] = &[
+    Kind::or_plain::<DomainEventCallbackLifecycle, DomainEventLifecycle>(
+        DomainEventId::LIFECYCLE.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackReboot, DomainEventReboot>(DomainEventId::REBOOT.0),
+    Kind::or_plain::<DomainEventCallbackRtcChange, DomainEventRtcChange>(
+        DomainEventId::RTC_CHANGE.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackWatchdog, DomainEventWatchdog>(DomainEventId::WATCHDOG.0),
+    Kind::or_plain::<DomainEventCallbackIoError, DomainEventIoError>(DomainEventId::IO_ERROR.0),
+    Kind::or_plain::<DomainEventCallbackGraphics, DomainEventGraphics>(DomainEventId::GRAPHICS.0),
+    Kind::or_plain::<DomainEventCallbackIoErrorReason, DomainEventIoErrorReason>(
+        DomainEventId::IO_ERROR_REASON.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackControlError, DomainEventControlError>(
+        DomainEventId::CONTROL_ERROR.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackBlockJob, DomainEventBlockJob>(DomainEventId::BLOCK_JOB.0),
+    Kind::or_plain::<DomainEventCallbackDiskChange, DomainEventDiskChange>(
+        DomainEventId::DISK_CHANGE.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackTrayChange, DomainEventTrayChange>(
+        DomainEventId::TRAY_CHANGE.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackPmwakeup, DomainEventPmwakeup>(DomainEventId::PMWAKEUP.0),
+    Kind::or_plain::<DomainEventCallbackPmsuspend, DomainEventPmsuspend>(
+        DomainEventId::PMSUSPEND.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackBalloonChange, DomainEventBalloonChange>(
+        DomainEventId::BALLOON_CHANGE.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackPmsuspendDisk, DomainEventPmsuspendDisk>(
+        DomainEventId::PMSUSPEND_DISK.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackDeviceRemoved, DomainEventDeviceRemoved>(
+        DomainEventId::DEVICE_REMOVED.0,
+    ),
+    Kind::new::<DomainEventBlockJob2>(DomainEventId::BLOCK_JOB_2.0),
+    Kind::new::<DomainEventCallbackTunable>(DomainEventId::TUNABLE.0),
+    Kind::new::<DomainEventCallbackAgentLifecycle>(DomainEventId::AGENT_LIFECYCLE.0),
+    Kind::new::<DomainEventCallbackDeviceAdded>(DomainEventId::DEVICE_ADDED.0),
+    Kind::new::<DomainEventCallbackMigrationIteration>(DomainEventId::MIGRATION_ITERATION.0),
+    Kind::new::<DomainEventCallbackJobCompleted>(DomainEventId::JOB_COMPLETED.0),
+    Kind::new::<DomainEventCallbackDeviceRemovalFailed>(DomainEventId::DEVICE_REMOVAL_FAILED.0),
+    Kind::new::<DomainEventCallbackMetadataChange>(DomainEventId::METADATA_CHANGE.0),
+    Kind::new::<DomainEventBlockThreshold>(DomainEventId::BLOCK_THRESHOLD.0),
+    Kind::new::<DomainEventMemoryFailure>(DomainEventId::MEMORY_FAILURE.0),
+    Kind::new::<DomainEventMemoryDeviceSizeChange>(DomainEventId::MEMORY_DEVICE_SIZE_CHANGE.0),
+    Kind::new::<DomainEventNicMacChange>(DomainEventId::NIC_MAC_CHANGE.0),
+    Kind::new::<DomainEventVcpuRemoved>(DomainEventId::VCPU_REMOVED.0),
+    Kind::new::<DomainEventCallbackChannelLifecycle>(DomainEventId::CHANNEL_LIFECYCLE.0),
+];
+
+/// Registration by callback id, of one domain or all.
+struct Numbered;
+
+impl EventKind for Numbered {
+    type Register = ConnectDomainEventCallbackRegisterAny;
+    type Deregister = ConnectDomainEventCallbackDeregisterAny;
+
+    fn callback_id(reply: wire::ConnectDomainEventCallbackRegisterAnyRet) -> i32 {
+        reply.callback_id
+    }
+
+    fn deregister(callback_id: i32) -> wire::ConnectDomainEventCallbackDeregisterAnyArgs {
+        wire::ConnectDomainEventCallbackDeregisterAnyArgs { callback_id }
+    }
+}
+
+/// Registration for a kind of event of all domains, with a daemon that knows no callback ids.
+struct Plain;
+
+impl EventKind for Plain {
+    type Register = ConnectDomainEventRegisterAny;
+    type Deregister = ConnectDomainEventDeregisterAny;
+
+    fn callback_id((): ()) -> i32 {
+        0
+    }
+
+    fn deregister(event_id: i32) -> wire::ConnectDomainEventDeregisterAnyArgs {
+        wire::ConnectDomainEventDeregisterAnyArgs { event_id }
+    }
+}
+
+fn register(wanted: &Wanted<'_, Domains>) -> Result<Registration, Error> {
+    let event_id = wanted.event_id;
+    if let Messages::Plain { .. } = wanted.messages {
+        let args = wire::ConnectDomainEventRegisterAnyArgs { event_id };
+        return Registration::new::<Plain>(wanted.messages, &wanted.target, &[], &args);
+    }
+    let dom = wanted.object.map(|domain| wire::NonnullDomain {
+        name: domain.name.as_str().into(),
+        uuid: domain.uuid.into_bytes(),
+        id: domain.id.unwrap_or(-1),
+    });
+    let args = wire::ConnectDomainEventCallbackRegisterAnyArgs { event_id, dom };
+    Registration::new::<Numbered>(wanted.messages, &wanted.target, &[], &args)
+}
+
+/// Bodies that a callback id goes before.
+macro_rules! with_callback_id {
+    ($($message:ident),* $(,)?) => {
+        $(impl IntoEvent<DomainEvent> for wire::$message {
+            fn into_event(self) -> DomainEvent {
+                self.msg.into_event()
+            }
+        })*
+    };
+}
+
+with_callback_id!(
+    DomainEventCallbackLifecycleMsg,
+    DomainEventCallbackRebootMsg,
+    DomainEventCallbackRtcChangeMsg,
+    DomainEventCallbackWatchdogMsg,
+    DomainEventCallbackIoErrorMsg,
+    DomainEventCallbackGraphicsMsg,
+    DomainEventCallbackIoErrorReasonMsg,
+    DomainEventCallbackControlErrorMsg,
+    DomainEventCallbackBlockJobMsg,
+    DomainEventCallbackDiskChangeMsg,
+    DomainEventCallbackTrayChangeMsg,
+    DomainEventCallbackBalloonChangeMsg,
+    DomainEventCallbackDeviceRemovedMsg,
+);
+
+/// What each body says.
+macro_rules! bodies {
+    ($($message:ident => |$body:ident| $event:expr;)*) => {
+        $(impl IntoEvent<DomainEvent> for wire::$message {
+            fn into_event(self) -> DomainEvent {
+                use DomainEvent::*;
+                let $body = self;
+                $event
+            }
+        })*
+    };
+}
+
+bodies! {
+    DomainEventLifecycleMsg => |body| Lifecycle {
+        domain: body.dom.into(),
+        change: DomainLifecycle::new(body.event, body.detail),
+    };
+    DomainEventRebootMsg => |body| Reboot { domain: body.dom.into() };
+    DomainEventRtcChangeMsg => |body| RtcChange { domain: body.dom.into(), offset: body.offset };
+    DomainEventWatchdogMsg => |body| Watchdog {
+        domain: body.dom.into(),
+        action: DomainEventWatchdogAction(body.action),
+    };
+    DomainEventIoErrorMsg => |body| IoError {
+        domain: body.dom.into(),
+        src_path: body.src_path.into(),
+        dev_alias: body.dev_alias.into(),
+        action: DomainEventIoErrorAction(body.action),
+    };
+    DomainEventGraphicsMsg => |body| Graphics {
+        domain: body.dom.into(),
+        phase: DomainEventGraphicsPhase(body.phase),
+        local: body.local.into(),
+        remote: body.remote.into(),
+        auth_scheme: body.auth_scheme.into(),
+        subject: body.subject.into_iter().map(GraphicsIdentity::from).collect(),
+    };
+    DomainEventIoErrorReasonMsg => |body| IoErrorReason {
+        domain: body.dom.into(),
+        src_path: body.src_path.into(),
+        dev_alias: body.dev_alias.into(),
+        action: DomainEventIoErrorAction(body.action),
+        reason: body.reason.into(),
+    };
+    DomainEventControlErrorMsg => |body| ControlError { domain: body.dom.into() };
+    DomainEventBlockJobMsg => |body| BlockJob {
+        domain: body.dom.into(),
+        path: body.path.into(),
+        job: DomainBlockJobType(body.r#type),
+        status: ConnectDomainEventBlockJobStatus(body.status),
+    };
+    DomainEventDiskChangeMsg => |body| DiskChange {
+        domain: body.dom.into(),
+        old_src_path: body.old_src_path.map(Into::into),
+        new_src_path: body.new_src_path.map(Into::into),
+        dev_alias: body.dev_alias.into(),
+        reason: ConnectDomainEventDiskChangeReason(body.reason),
+    };
+    DomainEventTrayChangeMsg => |body| TrayChange {
+        domain: body.dom.into(),
+        dev_alias: body.dev_alias.into(),
+        reason: DomainEventTrayChangeReason(body.reason),
+    };
+    DomainEventPmwakeupMsg => |body| PmWakeup { domain: body.dom.into(), reason: 0 };
+    DomainEventCallbackPmwakeupMsg => |body| PmWakeup {
+        domain: body.msg.dom.into(),
+        reason: body.reason,
+    };
+    DomainEventPmsuspendMsg => |body| PmSuspend { domain: body.dom.into(), reason: 0 };
+    DomainEventCallbackPmsuspendMsg => |body| PmSuspend {
+        domain: body.msg.dom.into(),
+        reason: body.reason,
+    };
+    DomainEventBalloonChangeMsg => |body| BalloonChange {
+        domain: body.dom.into(),
+        actual: body.actual,
+    };
+    DomainEventPmsuspendDiskMsg => |body| PmSuspendDisk { domain: body.dom.into(), reason: 0 };
+    DomainEventCallbackPmsuspendDiskMsg => |body| PmSuspendDisk {
+        domain: body.msg.dom.into(),
+        reason: body.reason,
+    };
+    DomainEventDeviceRemovedMsg => |body| DeviceRemoved {
+        domain: body.dom.into(),
+        dev_alias: body.dev_alias.into(),
+    };
+    DomainEventBlockJob2Msg => |body| BlockJob2 {
+        domain: body.dom.into(),
+        dst: body.dst.into(),
+        job: DomainBlockJobType(body.r#type),
+        status: ConnectDomainEventBlockJobStatus(body.status),
+    };
+    DomainEventCallbackTunableMsg => |body| Tunable {
+        domain: body.dom.into(),
+        params: body.params,
+    };
+    DomainEventCallbackAgentLifecycleMsg => |body| AgentLifecycle {
+        domain: body.dom.into(),
+        state: ConnectDomainEventAgentLifecycleState(body.state),
+        reason: ConnectDomainEventAgentLifecycleReason(body.reason),
+    };
+    DomainEventCallbackDeviceAddedMsg => |body| DeviceAdded {
+        domain: body.dom.into(),
+        dev_alias: body.dev_alias.into(),
+    };
+    DomainEventCallbackMigrationIterationMsg => |body| MigrationIteration {
+        domain: body.dom.into(),
+        iteration: body.iteration,
+    };
+    DomainEventCallbackJobCompletedMsg => |body| JobCompleted {
+        domain: body.dom.into(),
+        params: body.params,
+    };
+    DomainEventCallbackDeviceRemovalFailedMsg => |body| DeviceRemovalFailed {
+        domain: body.dom.into(),
+        dev_alias: body.dev_alias.into(),
+    };
+    DomainEventCallbackMetadataChangeMsg => |body| MetadataChange {
+        domain: body.dom.into(),
+        metadata: DomainMetadataType(body.r#type),
+        nsuri: body.nsuri.map(Into::into),
+    };
+    DomainEventBlockThresholdMsg => |body| BlockThreshold {
+        domain: body.dom.into(),
+        dev: body.dev.into(),
+        path: body.path.map(Into::into),
+        threshold: body.threshold,
+        excess: body.excess,
+    };
+    DomainEventMemoryFailureMsg => |body| MemoryFailure {
+        domain: body.dom.into(),
+        recipient: DomainMemoryFailureRecipientType(body.recipient),
+        action: DomainMemoryFailureActionType(body.action),
+        flags: DomainMemoryFailureFlags(body.flags as i32),
+    };
+    DomainEventMemoryDeviceSizeChangeMsg => |body| MemoryDeviceSizeChange {
+        domain: body.dom.into(),
+        alias: body.alias.into(),
+        size: body.size,
+    };
+    DomainEventNicMacChangeMsg => |body| NicMacChange {
+        domain: body.dom.into(),
+        alias: body.alias.into(),
+        old_mac: body.old_mac.into(),
+        new_mac: body.new_mac.into(),
+    };
+    DomainEventVcpuRemovedMsg => |body| VcpuRemoved {
+        domain: body.dom.into(),
+        vcpu_id: body.vcpuid,
+    };
+    DomainEventCallbackChannelLifecycleMsg => |body| ChannelLifecycle {
+        domain: body.dom.into(),
+        channel_name: body.channel_name.into(),
+        state: ConnectDomainEventChannelLifecycleState(body.state),
+        reason: ConnectDomainEventChannelLifecycleReason(body.reason),
+    };
+}
+
+impl From<wire::DomainEventGraphicsAddress> for GraphicsAddress {
+    fn from(wire: wire::DomainEventGraphicsAddress) -> Self {
+        GraphicsAddress {
+            family: DomainEventGraphicsAddressType(wire.family),
+            node: wire.node.into(),
+            service: wire.service.into(),
+        }
+    }
+}
+
+impl From<wire::DomainEventGraphicsIdentity> for GraphicsIdentity {
+    fn from(wire: wire::DomainEventGraphicsIdentity) -> Self {
+        GraphicsIdentity {
+            kind: wire.r#type.into(),
+            name: wire.name.into(),
+        }
+    }
+}
