@@ -214,3 +214,100 @@ pub(super) fn decode<F: EventFamily>(event: Arrived) -> Result<F::Event, Error> 
         .into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::Path;
+
+    use super::super::*;
+    use super::*;
+
+    /// Every message that a server sends in the remote program, and the newest procedure of it, as the definitions have them.
+    fn defined() -> (BTreeMap<i32, String>, i32) {
+        let (mut events, mut newest) = (BTreeMap::new(), 0);
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("xdr/remote");
+        for file in fs::read_dir(directory).unwrap() {
+            let text = fs::read_to_string(file.unwrap().path()).unwrap();
+            let procedures = text.split("program REMOTE_PROGRAM").skip(1);
+            for item in procedures.flat_map(|program| program.split(';')) {
+                let Some((_, name)) = item.rsplit_once("REMOTE_PROC_") else {
+                    continue;
+                };
+                let (name, rest) = name.split_once('(').unwrap();
+                let (_, number) = rest.rsplit_once('=').unwrap();
+                let number = number.trim().parse().unwrap();
+                newest = newest.max(number);
+                if item.contains("@event") {
+                    events.insert(number, name.to_owned());
+                }
+            }
+        }
+        (events, newest)
+    }
+
+    /// The messages of a family: their numbers, their names, and the number of their event.
+    fn messages_of<F: EventFamily>() -> Vec<(i32, &'static str, i32)> {
+        let bodies = F::PARTS.kinds.iter().flat_map(|kind| {
+            let bodies = std::iter::once(&kind.message).chain(&kind.plain);
+            bodies.map(|body| (body, kind.event_id))
+        });
+        bodies
+            .map(|(body, event_id)| match (body.decode)(Bytes::new()) {
+                Err(Error::Decode { what, .. }) => (body.procedure, what, event_id),
+                _ => panic!("{} decodes from nothing", body.procedure),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_message_that_a_server_sends_is_an_event_here() {
+        let (mut defined, newest) = defined();
+        assert_eq!(newest, NEWEST_PROCEDURE);
+        // 53 of libvirt 11.3 and two of 12.4.
+        assert_eq!(defined.len(), 55);
+        // The end of the connection is the session's.
+        assert_eq!(
+            defined.remove(&362).as_deref(),
+            Some("CONNECT_EVENT_CONNECTION_CLOSED")
+        );
+        let families = [
+            messages_of::<Domains>(),
+            messages_of::<Networks>(),
+            messages_of::<StoragePools>(),
+            messages_of::<NodeDevices>(),
+            messages_of::<Secrets>(),
+        ];
+        for (procedure, name, _) in families.into_iter().flatten() {
+            let expected = defined.remove(&procedure);
+            assert_eq!(name.strip_prefix("REMOTE_PROC_"), expected.as_deref());
+        }
+        assert!(defined.is_empty(), "no event: {defined:?}");
+    }
+
+    #[test]
+    fn each_kind_of_event_comes_in_the_messages_that_are_called_so() {
+        fn check<F: EventFamily>(family: &str, name: impl Fn(i32) -> Option<&'static str>) {
+            for (_, message, event_id) in messages_of::<F>() {
+                let event = name(event_id).unwrap();
+                let event = event
+                    .strip_prefix(&format!("VIR_{family}_EVENT_ID_"))
+                    .unwrap();
+                let message = message.replace("CALLBACK_", "");
+                assert_eq!(message, format!("REMOTE_PROC_{family}_EVENT_{event}"));
+            }
+        }
+        check::<Domains>("DOMAIN", |id| DomainEventId(id).name());
+        check::<Networks>("NETWORK", |id| NetworkEventId(id).name());
+        check::<StoragePools>("STORAGE_POOL", |id| StoragePoolEventId(id).name());
+        check::<NodeDevices>("NODE_DEVICE", |id| NodeDeviceEventId(id).name());
+        check::<Secrets>("SECRET", |id| SecretEventId(id).name());
+        // All that are known have a kind, and those of before callback ids come without one too.
+        for (place, kind) in Domains::PARTS.kinds.iter().enumerate() {
+            assert_eq!(usize::try_from(kind.event_id), Ok(place));
+            assert_eq!(kind.has_plain(), place < 16);
+        }
+        assert_eq!(DomainEventId(30).name(), None);
+    }
+}

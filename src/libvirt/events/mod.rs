@@ -4,6 +4,7 @@
 //! `filter` what a user asks for, and `stream` how it is registered and read. May import rpc, queue, error, protocol and xdr.
 
 mod domain;
+mod domain_wire;
 mod family;
 mod filter;
 mod lifecycle;

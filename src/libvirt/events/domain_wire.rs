@@ -1,0 +1,329 @@
+//! The events of domains on the wire: how they are registered for, in which messages they come, and what those say.
+//! Imports rpc and protocol.
+
+use super::family::{IntoEvent, Kind, Parts, Wanted};
+use super::*;
+use crate::error::Error;
+use crate::libvirt::Domain;
+use crate::protocol::remote as wire;
+use crate::protocol::remote::procedure::*;
+use crate::rpc::{EventKind, Messages, Registration};
+
+impl EventFamily for Domains {
+    type Object = Domain;
+    type Id = DomainEventId;
+    type Event = DomainEvent;
+
+    const PARTS: Parts<Self> = Parts {
+        kinds: KINDS,
+        number: |id| id.0,
+        identity: |domain| domain.uuid.as_bytes().to_vec(),
+        register,
+    };
+}
+
+/// Every kind of event that there is. Those up to 15 also come from a daemon without callback ids.
+const KINDS: &[Kind<DomainEvent>] = &[
+    Kind::or_plain::<DomainEventCallbackLifecycle, DomainEventLifecycle>(
+        DomainEventId::LIFECYCLE.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackReboot, DomainEventReboot>(DomainEventId::REBOOT.0),
+    Kind::or_plain::<DomainEventCallbackRtcChange, DomainEventRtcChange>(
+        DomainEventId::RTC_CHANGE.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackWatchdog, DomainEventWatchdog>(DomainEventId::WATCHDOG.0),
+    Kind::or_plain::<DomainEventCallbackIoError, DomainEventIoError>(DomainEventId::IO_ERROR.0),
+    Kind::or_plain::<DomainEventCallbackGraphics, DomainEventGraphics>(DomainEventId::GRAPHICS.0),
+    Kind::or_plain::<DomainEventCallbackIoErrorReason, DomainEventIoErrorReason>(
+        DomainEventId::IO_ERROR_REASON.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackControlError, DomainEventControlError>(
+        DomainEventId::CONTROL_ERROR.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackBlockJob, DomainEventBlockJob>(DomainEventId::BLOCK_JOB.0),
+    Kind::or_plain::<DomainEventCallbackDiskChange, DomainEventDiskChange>(
+        DomainEventId::DISK_CHANGE.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackTrayChange, DomainEventTrayChange>(
+        DomainEventId::TRAY_CHANGE.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackPmwakeup, DomainEventPmwakeup>(DomainEventId::PMWAKEUP.0),
+    Kind::or_plain::<DomainEventCallbackPmsuspend, DomainEventPmsuspend>(
+        DomainEventId::PMSUSPEND.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackBalloonChange, DomainEventBalloonChange>(
+        DomainEventId::BALLOON_CHANGE.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackPmsuspendDisk, DomainEventPmsuspendDisk>(
+        DomainEventId::PMSUSPEND_DISK.0,
+    ),
+    Kind::or_plain::<DomainEventCallbackDeviceRemoved, DomainEventDeviceRemoved>(
+        DomainEventId::DEVICE_REMOVED.0,
+    ),
+    Kind::new::<DomainEventBlockJob2>(DomainEventId::BLOCK_JOB_2.0),
+    Kind::new::<DomainEventCallbackTunable>(DomainEventId::TUNABLE.0),
+    Kind::new::<DomainEventCallbackAgentLifecycle>(DomainEventId::AGENT_LIFECYCLE.0),
+    Kind::new::<DomainEventCallbackDeviceAdded>(DomainEventId::DEVICE_ADDED.0),
+    Kind::new::<DomainEventCallbackMigrationIteration>(DomainEventId::MIGRATION_ITERATION.0),
+    Kind::new::<DomainEventCallbackJobCompleted>(DomainEventId::JOB_COMPLETED.0),
+    Kind::new::<DomainEventCallbackDeviceRemovalFailed>(DomainEventId::DEVICE_REMOVAL_FAILED.0),
+    Kind::new::<DomainEventCallbackMetadataChange>(DomainEventId::METADATA_CHANGE.0),
+    Kind::new::<DomainEventBlockThreshold>(DomainEventId::BLOCK_THRESHOLD.0),
+    Kind::new::<DomainEventMemoryFailure>(DomainEventId::MEMORY_FAILURE.0),
+    Kind::new::<DomainEventMemoryDeviceSizeChange>(DomainEventId::MEMORY_DEVICE_SIZE_CHANGE.0),
+    Kind::new::<DomainEventNicMacChange>(DomainEventId::NIC_MAC_CHANGE.0),
+    Kind::new::<DomainEventVcpuRemoved>(DomainEventId::VCPU_REMOVED.0),
+    Kind::new::<DomainEventCallbackChannelLifecycle>(DomainEventId::CHANNEL_LIFECYCLE.0),
+];
+
+/// Registration by callback id, of one domain or all.
+struct Numbered;
+
+impl EventKind for Numbered {
+    type Register = ConnectDomainEventCallbackRegisterAny;
+    type Deregister = ConnectDomainEventCallbackDeregisterAny;
+
+    fn callback_id(reply: wire::ConnectDomainEventCallbackRegisterAnyRet) -> i32 {
+        reply.callback_id
+    }
+
+    fn deregister(callback_id: i32) -> wire::ConnectDomainEventCallbackDeregisterAnyArgs {
+        wire::ConnectDomainEventCallbackDeregisterAnyArgs { callback_id }
+    }
+}
+
+/// Registration for a kind of event of all domains, with a daemon that knows no callback ids.
+struct Plain;
+
+impl EventKind for Plain {
+    type Register = ConnectDomainEventRegisterAny;
+    type Deregister = ConnectDomainEventDeregisterAny;
+
+    fn callback_id((): ()) -> i32 {
+        0
+    }
+
+    fn deregister(event_id: i32) -> wire::ConnectDomainEventDeregisterAnyArgs {
+        wire::ConnectDomainEventDeregisterAnyArgs { event_id }
+    }
+}
+
+fn register(wanted: &Wanted<'_, Domains>) -> Result<Registration, Error> {
+    let event_id = wanted.event_id;
+    if let Messages::Plain { .. } = wanted.messages {
+        let args = wire::ConnectDomainEventRegisterAnyArgs { event_id };
+        return Registration::new::<Plain>(wanted.messages, &wanted.target, &[], &args);
+    }
+    let dom = wanted.object.map(|domain| wire::NonnullDomain {
+        name: domain.name.as_str().into(),
+        uuid: domain.uuid.into_bytes(),
+        id: domain.id.unwrap_or(-1),
+    });
+    let args = wire::ConnectDomainEventCallbackRegisterAnyArgs { event_id, dom };
+    Registration::new::<Numbered>(wanted.messages, &wanted.target, &[], &args)
+}
+
+/// Bodies that a callback id goes before.
+macro_rules! with_callback_id {
+    ($($message:ident),* $(,)?) => {
+        $(impl IntoEvent<DomainEvent> for wire::$message {
+            fn into_event(self) -> DomainEvent {
+                self.msg.into_event()
+            }
+        })*
+    };
+}
+
+with_callback_id!(
+    DomainEventCallbackLifecycleMsg,
+    DomainEventCallbackRebootMsg,
+    DomainEventCallbackRtcChangeMsg,
+    DomainEventCallbackWatchdogMsg,
+    DomainEventCallbackIoErrorMsg,
+    DomainEventCallbackGraphicsMsg,
+    DomainEventCallbackIoErrorReasonMsg,
+    DomainEventCallbackControlErrorMsg,
+    DomainEventCallbackBlockJobMsg,
+    DomainEventCallbackDiskChangeMsg,
+    DomainEventCallbackTrayChangeMsg,
+    DomainEventCallbackBalloonChangeMsg,
+    DomainEventCallbackDeviceRemovedMsg,
+);
+
+/// What each body says.
+macro_rules! bodies {
+    ($($message:ident => |$body:ident| $event:expr;)*) => {
+        $(impl IntoEvent<DomainEvent> for wire::$message {
+            fn into_event(self) -> DomainEvent {
+                use DomainEvent::*;
+                let $body = self;
+                $event
+            }
+        })*
+    };
+}
+
+bodies! {
+    DomainEventLifecycleMsg => |body| Lifecycle {
+        domain: body.dom.into(),
+        change: DomainLifecycle::new(body.event, body.detail),
+    };
+    DomainEventRebootMsg => |body| Reboot { domain: body.dom.into() };
+    DomainEventRtcChangeMsg => |body| RtcChange { domain: body.dom.into(), offset: body.offset };
+    DomainEventWatchdogMsg => |body| Watchdog {
+        domain: body.dom.into(),
+        action: DomainEventWatchdogAction(body.action),
+    };
+    DomainEventIoErrorMsg => |body| IoError {
+        domain: body.dom.into(),
+        src_path: body.src_path.into(),
+        dev_alias: body.dev_alias.into(),
+        action: DomainEventIoErrorAction(body.action),
+    };
+    DomainEventGraphicsMsg => |body| Graphics {
+        domain: body.dom.into(),
+        phase: DomainEventGraphicsPhase(body.phase),
+        local: body.local.into(),
+        remote: body.remote.into(),
+        auth_scheme: body.auth_scheme.into(),
+        subject: body.subject.into_iter().map(GraphicsIdentity::from).collect(),
+    };
+    DomainEventIoErrorReasonMsg => |body| IoErrorReason {
+        domain: body.dom.into(),
+        src_path: body.src_path.into(),
+        dev_alias: body.dev_alias.into(),
+        action: DomainEventIoErrorAction(body.action),
+        reason: body.reason.into(),
+    };
+    DomainEventControlErrorMsg => |body| ControlError { domain: body.dom.into() };
+    DomainEventBlockJobMsg => |body| BlockJob {
+        domain: body.dom.into(),
+        path: body.path.into(),
+        job: DomainBlockJobType(body.r#type),
+        status: ConnectDomainEventBlockJobStatus(body.status),
+    };
+    DomainEventDiskChangeMsg => |body| DiskChange {
+        domain: body.dom.into(),
+        old_src_path: body.old_src_path.map(Into::into),
+        new_src_path: body.new_src_path.map(Into::into),
+        dev_alias: body.dev_alias.into(),
+        reason: ConnectDomainEventDiskChangeReason(body.reason),
+    };
+    DomainEventTrayChangeMsg => |body| TrayChange {
+        domain: body.dom.into(),
+        dev_alias: body.dev_alias.into(),
+        reason: DomainEventTrayChangeReason(body.reason),
+    };
+    DomainEventPmwakeupMsg => |body| PmWakeup { domain: body.dom.into(), reason: 0 };
+    DomainEventCallbackPmwakeupMsg => |body| PmWakeup {
+        domain: body.msg.dom.into(),
+        reason: body.reason,
+    };
+    DomainEventPmsuspendMsg => |body| PmSuspend { domain: body.dom.into(), reason: 0 };
+    DomainEventCallbackPmsuspendMsg => |body| PmSuspend {
+        domain: body.msg.dom.into(),
+        reason: body.reason,
+    };
+    DomainEventBalloonChangeMsg => |body| BalloonChange {
+        domain: body.dom.into(),
+        actual: body.actual,
+    };
+    DomainEventPmsuspendDiskMsg => |body| PmSuspendDisk { domain: body.dom.into(), reason: 0 };
+    DomainEventCallbackPmsuspendDiskMsg => |body| PmSuspendDisk {
+        domain: body.msg.dom.into(),
+        reason: body.reason,
+    };
+    DomainEventDeviceRemovedMsg => |body| DeviceRemoved {
+        domain: body.dom.into(),
+        dev_alias: body.dev_alias.into(),
+    };
+    DomainEventBlockJob2Msg => |body| BlockJob2 {
+        domain: body.dom.into(),
+        dst: body.dst.into(),
+        job: DomainBlockJobType(body.r#type),
+        status: ConnectDomainEventBlockJobStatus(body.status),
+    };
+    DomainEventCallbackTunableMsg => |body| Tunable {
+        domain: body.dom.into(),
+        params: body.params,
+    };
+    DomainEventCallbackAgentLifecycleMsg => |body| AgentLifecycle {
+        domain: body.dom.into(),
+        state: ConnectDomainEventAgentLifecycleState(body.state),
+        reason: ConnectDomainEventAgentLifecycleReason(body.reason),
+    };
+    DomainEventCallbackDeviceAddedMsg => |body| DeviceAdded {
+        domain: body.dom.into(),
+        dev_alias: body.dev_alias.into(),
+    };
+    DomainEventCallbackMigrationIterationMsg => |body| MigrationIteration {
+        domain: body.dom.into(),
+        iteration: body.iteration,
+    };
+    DomainEventCallbackJobCompletedMsg => |body| JobCompleted {
+        domain: body.dom.into(),
+        params: body.params,
+    };
+    DomainEventCallbackDeviceRemovalFailedMsg => |body| DeviceRemovalFailed {
+        domain: body.dom.into(),
+        dev_alias: body.dev_alias.into(),
+    };
+    DomainEventCallbackMetadataChangeMsg => |body| MetadataChange {
+        domain: body.dom.into(),
+        metadata: DomainMetadataType(body.r#type),
+        nsuri: body.nsuri.map(Into::into),
+    };
+    DomainEventBlockThresholdMsg => |body| BlockThreshold {
+        domain: body.dom.into(),
+        dev: body.dev.into(),
+        path: body.path.map(Into::into),
+        threshold: body.threshold,
+        excess: body.excess,
+    };
+    DomainEventMemoryFailureMsg => |body| MemoryFailure {
+        domain: body.dom.into(),
+        recipient: DomainMemoryFailureRecipientType(body.recipient),
+        action: DomainMemoryFailureActionType(body.action),
+        flags: DomainMemoryFailureFlags(body.flags as i32),
+    };
+    DomainEventMemoryDeviceSizeChangeMsg => |body| MemoryDeviceSizeChange {
+        domain: body.dom.into(),
+        alias: body.alias.into(),
+        size: body.size,
+    };
+    DomainEventNicMacChangeMsg => |body| NicMacChange {
+        domain: body.dom.into(),
+        alias: body.alias.into(),
+        old_mac: body.old_mac.into(),
+        new_mac: body.new_mac.into(),
+    };
+    DomainEventVcpuRemovedMsg => |body| VcpuRemoved {
+        domain: body.dom.into(),
+        vcpu_id: body.vcpuid,
+    };
+    DomainEventCallbackChannelLifecycleMsg => |body| ChannelLifecycle {
+        domain: body.dom.into(),
+        channel_name: body.channel_name.into(),
+        state: ConnectDomainEventChannelLifecycleState(body.state),
+        reason: ConnectDomainEventChannelLifecycleReason(body.reason),
+    };
+}
+
+impl From<wire::DomainEventGraphicsAddress> for GraphicsAddress {
+    fn from(wire: wire::DomainEventGraphicsAddress) -> Self {
+        GraphicsAddress {
+            family: DomainEventGraphicsAddressType(wire.family),
+            node: wire.node.into(),
+            service: wire.service.into(),
+        }
+    }
+}
+
+impl From<wire::DomainEventGraphicsIdentity> for GraphicsIdentity {
+    fn from(wire: wire::DomainEventGraphicsIdentity) -> Self {
+        GraphicsIdentity {
+            kind: wire.r#type.into(),
+            name: wire.name.into(),
+        }
+    }
+}
