@@ -20,8 +20,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::StreamExt;
 use libvirt_qmp::events::*;
-use libvirt_qmp::protocol::remote::TypedParamValue;
-use libvirt_qmp::{Config, Error, Libvirt, LibvirtError};
+use libvirt_qmp::{Config, Error, Libvirt, LibvirtError, TypedParamValue};
 use support::lab::Lab;
 use support::mock::poll_once;
 use support::process::{PATIENCE, poll_until, search_path};
@@ -377,7 +376,7 @@ async fn secrets_tell_their_lives() {
         };
         assert_eq!(event, expected);
         assert_eq!(secret.uuid.to_string(), uuid);
-        assert_eq!(secret.usage_type, SecretUsageType::CEPH);
+        assert_eq!(secret.usage_type, SecretUsageType::CEPH.0);
         assert_eq!(secret.usage_id, "client.test");
     }
     is_all(&libvirt, &mut secrets).await;
@@ -500,7 +499,7 @@ async fn every_event_of_a_guest_is_seen_as_virsh_sees_it() {
             let limit = params
                 .iter()
                 .find(|param| &*param.field == "blkdeviotune.total_iops_sec");
-            assert_eq!(limit.unwrap().value, TypedParamValue::Ul(100));
+            assert_eq!(limit.unwrap().value, TypedParamValue::ULLong(100));
         }
         other => panic!("{other:?}"),
     }

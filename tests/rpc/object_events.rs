@@ -11,8 +11,9 @@ use libvirt_qmp::protocol::Message;
 use libvirt_qmp::protocol::remote as wire;
 use libvirt_qmp::protocol::remote::procedure::*;
 use libvirt_qmp::xdr::Writer;
-use libvirt_qmp::{Error, Libvirt, Overflow};
+use libvirt_qmp::{Error, Libvirt, Network, NodeDevice, Overflow, Secret, StoragePool};
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 use xdr_codec::Pack;
 
 use super::support::mock::{
@@ -120,10 +121,6 @@ fn change(event: &DomainEvent) -> (&str, DomainLifecycle) {
     }
 }
 
-fn plain_domain(name: &str) -> libvirt_qmp::Domain {
-    domain(name).into()
-}
-
 fn stopped(detail: i32) -> DomainLifecycle {
     DomainLifecycle::Stopped(DomainEventStoppedDetailType(detail))
 }
@@ -149,11 +146,11 @@ async fn events_of_domains_are_registered_by_kind_and_end_with_the_stream() {
     daemon.send(changed(7, "c", 2, 0)).await;
     let event = next(&mut events).await;
     assert_eq!(change(&event), ("a", stopped(1)));
-    assert_eq!(event.domain(), Some(&plain_domain("a")));
+    assert_eq!(event.domain(), Some(&domain("a")));
     assert_eq!(
         next(&mut events).await,
         DomainEvent::Reboot {
-            domain: plain_domain("b")
+            domain: domain("b")
         }
     );
     let booted = DomainLifecycle::Started(DomainEventStartedDetailType::BOOTED);
@@ -237,7 +234,7 @@ async fn one_domain_and_all_domains_are_registrations_of_their_own() {
     let mut all = lifecycle_stream(&libvirt, &mut daemon, 1).await;
     let mut streams = Vec::new();
     for (id, name) in [(2, "one"), (3, "two")] {
-        let filter = DomainEventFilter::of(&plain_domain(name)).only([DomainEventId::LIFECYCLE]);
+        let filter = DomainEventFilter::of(&domain(name)).only([DomainEventId::LIFECYCLE]);
         let subscribing = subscribe(&libvirt, filter);
         daemon.feature(CALLBACK_IDS, true).await;
         register(&mut daemon, DomainEventId::LIFECYCLE, Some(name), id).await;
@@ -510,9 +507,9 @@ async fn the_same_id_in_every_family_is_five_registrations() {
 
     daemon.event(16, "STOP", None).await;
     daemon.send(changed(16, "a", 5, 0)).await;
-    let net = wire::NonnullNetwork {
+    let net = Network {
         name: "default".into(),
-        uuid: [1; 16],
+        uuid: Uuid::from_bytes([1; 16]),
     };
     daemon
         .send(message::<NetworkEventLifecycle>(
@@ -524,9 +521,9 @@ async fn the_same_id_in_every_family_is_five_registrations() {
             },
         ))
         .await;
-    let pool = wire::NonnullStoragePool {
+    let pool = StoragePool {
         name: "images".into(),
-        uuid: [2; 16],
+        uuid: Uuid::from_bytes([2; 16]),
     };
     daemon
         .send(message::<StoragePoolEventRefresh>(
@@ -536,7 +533,7 @@ async fn the_same_id_in_every_family_is_five_registrations() {
             },
         ))
         .await;
-    let dev = wire::NonnullNodeDevice {
+    let dev = NodeDevice {
         name: "pci_0000_00_02_0".into(),
     };
     daemon
@@ -547,8 +544,8 @@ async fn the_same_id_in_every_family_is_five_registrations() {
             },
         ))
         .await;
-    let secret = wire::NonnullSecret {
-        uuid: [3; 16],
+    let secret = Secret {
+        uuid: Uuid::from_bytes([3; 16]),
         usage_type: 2,
         usage_id: "ceph".into(),
     };
@@ -584,7 +581,7 @@ async fn the_same_id_in_every_family_is_five_registrations() {
     }
     match next(&mut secrets).await {
         SecretEvent::ValueChanged { secret } => {
-            assert_eq!(secret.usage_type, SecretUsageType::CEPH);
+            assert_eq!(secret.usage_type, SecretUsageType::CEPH.0);
             assert_eq!(secret.usage_id, "ceph");
         }
         other => panic!("{other:?}"),
@@ -641,7 +638,7 @@ async fn an_old_daemon_is_asked_in_the_old_way() {
         .send(message::<DomainEventLifecycle>(&lifecycle("a", 5, 1)))
         .await;
     let wakeup = DomainEvent::PmWakeup {
-        domain: plain_domain("w"),
+        domain: domain("w"),
         reason: 0,
     };
     assert_eq!(next(&mut events).await, wakeup);
@@ -687,7 +684,7 @@ async fn one_domain_of_an_old_daemon_is_picked_out_here() {
     let (libvirt, mut daemon) = session(quiet()).await;
     let mut streams = Vec::new();
     for (place, name) in ["one", "two"].into_iter().enumerate() {
-        let filter = DomainEventFilter::of(&plain_domain(name)).only([DomainEventId::LIFECYCLE]);
+        let filter = DomainEventFilter::of(&domain(name)).only([DomainEventId::LIFECYCLE]);
         let subscribing = subscribe(&libvirt, filter);
         daemon.feature(CALLBACK_IDS, false).await;
         // For the daemon both are all domains.

@@ -1,8 +1,7 @@
-//! The events of domains: what each says. `domain_wire` has how the wire says it. Imports protocol and the domain.
+//! The events of domains: what each says. `domain_wire` has how the wire says it. Imports objects.
 
 use super::*;
-use crate::libvirt::Domain;
-use crate::protocol::remote::TypedParam;
+use crate::objects::{Domain, TypedParam};
 
 /// An event of a domain. The domain is as it was when the event was sent: the id of one that has stopped is the old one or
 /// none.

@@ -4,7 +4,7 @@
 use super::family::{IntoEvent, Kind, Parts, Wanted};
 use super::*;
 use crate::error::Error;
-use crate::libvirt::Domain;
+use crate::objects::Domain;
 use crate::protocol::remote as wire;
 use crate::protocol::remote::procedure::*;
 use crate::rpc::{EventKind, Messages, Registration};
@@ -114,11 +114,7 @@ fn register(wanted: &Wanted<'_, Domains>) -> Result<Registration, Error> {
         let args = wire::ConnectDomainEventRegisterAnyArgs { event_id };
         return Registration::new::<Plain>(wanted.messages, &wanted.target, &[], &args);
     }
-    let dom = wanted.object.map(|domain| wire::NonnullDomain {
-        name: domain.name.as_str().into(),
-        uuid: domain.uuid.into_bytes(),
-        id: domain.id.unwrap_or(-1),
-    });
+    let dom = wanted.object.cloned();
     let args = wire::ConnectDomainEventCallbackRegisterAnyArgs { event_id, dom };
     Registration::new::<Numbered>(wanted.messages, &wanted.target, &[], &args)
 }
@@ -165,145 +161,145 @@ macro_rules! bodies {
 
 bodies! {
     DomainEventLifecycleMsg => |body| Lifecycle {
-        domain: body.dom.into(),
+        domain: body.dom,
         change: DomainLifecycle::new(body.event, body.detail),
     };
-    DomainEventRebootMsg => |body| Reboot { domain: body.dom.into() };
-    DomainEventRtcChangeMsg => |body| RtcChange { domain: body.dom.into(), offset: body.offset };
+    DomainEventRebootMsg => |body| Reboot { domain: body.dom };
+    DomainEventRtcChangeMsg => |body| RtcChange { domain: body.dom, offset: body.offset };
     DomainEventWatchdogMsg => |body| Watchdog {
-        domain: body.dom.into(),
+        domain: body.dom,
         action: DomainEventWatchdogAction(body.action),
     };
     DomainEventIoErrorMsg => |body| IoError {
-        domain: body.dom.into(),
-        src_path: body.src_path.into(),
-        dev_alias: body.dev_alias.into(),
+        domain: body.dom,
+        src_path: body.src_path,
+        dev_alias: body.dev_alias,
         action: DomainEventIoErrorAction(body.action),
     };
     DomainEventGraphicsMsg => |body| Graphics {
-        domain: body.dom.into(),
+        domain: body.dom,
         phase: DomainEventGraphicsPhase(body.phase),
         local: body.local.into(),
         remote: body.remote.into(),
-        auth_scheme: body.auth_scheme.into(),
+        auth_scheme: body.auth_scheme,
         subject: body.subject.into_iter().map(GraphicsIdentity::from).collect(),
     };
     DomainEventIoErrorReasonMsg => |body| IoErrorReason {
-        domain: body.dom.into(),
-        src_path: body.src_path.into(),
-        dev_alias: body.dev_alias.into(),
+        domain: body.dom,
+        src_path: body.src_path,
+        dev_alias: body.dev_alias,
         action: DomainEventIoErrorAction(body.action),
-        reason: body.reason.into(),
+        reason: body.reason,
     };
-    DomainEventControlErrorMsg => |body| ControlError { domain: body.dom.into() };
+    DomainEventControlErrorMsg => |body| ControlError { domain: body.dom };
     DomainEventBlockJobMsg => |body| BlockJob {
-        domain: body.dom.into(),
-        path: body.path.into(),
+        domain: body.dom,
+        path: body.path,
         job: DomainBlockJobType(body.r#type),
         status: ConnectDomainEventBlockJobStatus(body.status),
     };
     DomainEventDiskChangeMsg => |body| DiskChange {
-        domain: body.dom.into(),
-        old_src_path: body.old_src_path.map(Into::into),
-        new_src_path: body.new_src_path.map(Into::into),
-        dev_alias: body.dev_alias.into(),
+        domain: body.dom,
+        old_src_path: body.old_src_path,
+        new_src_path: body.new_src_path,
+        dev_alias: body.dev_alias,
         reason: ConnectDomainEventDiskChangeReason(body.reason),
     };
     DomainEventTrayChangeMsg => |body| TrayChange {
-        domain: body.dom.into(),
-        dev_alias: body.dev_alias.into(),
+        domain: body.dom,
+        dev_alias: body.dev_alias,
         reason: DomainEventTrayChangeReason(body.reason),
     };
-    DomainEventPmwakeupMsg => |body| PmWakeup { domain: body.dom.into(), reason: 0 };
+    DomainEventPmwakeupMsg => |body| PmWakeup { domain: body.dom, reason: 0 };
     DomainEventCallbackPmwakeupMsg => |body| PmWakeup {
-        domain: body.msg.dom.into(),
+        domain: body.msg.dom,
         reason: body.reason,
     };
-    DomainEventPmsuspendMsg => |body| PmSuspend { domain: body.dom.into(), reason: 0 };
+    DomainEventPmsuspendMsg => |body| PmSuspend { domain: body.dom, reason: 0 };
     DomainEventCallbackPmsuspendMsg => |body| PmSuspend {
-        domain: body.msg.dom.into(),
+        domain: body.msg.dom,
         reason: body.reason,
     };
     DomainEventBalloonChangeMsg => |body| BalloonChange {
-        domain: body.dom.into(),
+        domain: body.dom,
         actual: body.actual,
     };
-    DomainEventPmsuspendDiskMsg => |body| PmSuspendDisk { domain: body.dom.into(), reason: 0 };
+    DomainEventPmsuspendDiskMsg => |body| PmSuspendDisk { domain: body.dom, reason: 0 };
     DomainEventCallbackPmsuspendDiskMsg => |body| PmSuspendDisk {
-        domain: body.msg.dom.into(),
+        domain: body.msg.dom,
         reason: body.reason,
     };
     DomainEventDeviceRemovedMsg => |body| DeviceRemoved {
-        domain: body.dom.into(),
-        dev_alias: body.dev_alias.into(),
+        domain: body.dom,
+        dev_alias: body.dev_alias,
     };
     DomainEventBlockJob2Msg => |body| BlockJob2 {
-        domain: body.dom.into(),
-        dst: body.dst.into(),
+        domain: body.dom,
+        dst: body.dst,
         job: DomainBlockJobType(body.r#type),
         status: ConnectDomainEventBlockJobStatus(body.status),
     };
     DomainEventCallbackTunableMsg => |body| Tunable {
-        domain: body.dom.into(),
+        domain: body.dom,
         params: body.params,
     };
     DomainEventCallbackAgentLifecycleMsg => |body| AgentLifecycle {
-        domain: body.dom.into(),
+        domain: body.dom,
         state: ConnectDomainEventAgentLifecycleState(body.state),
         reason: ConnectDomainEventAgentLifecycleReason(body.reason),
     };
     DomainEventCallbackDeviceAddedMsg => |body| DeviceAdded {
-        domain: body.dom.into(),
-        dev_alias: body.dev_alias.into(),
+        domain: body.dom,
+        dev_alias: body.dev_alias,
     };
     DomainEventCallbackMigrationIterationMsg => |body| MigrationIteration {
-        domain: body.dom.into(),
+        domain: body.dom,
         iteration: body.iteration,
     };
     DomainEventCallbackJobCompletedMsg => |body| JobCompleted {
-        domain: body.dom.into(),
+        domain: body.dom,
         params: body.params,
     };
     DomainEventCallbackDeviceRemovalFailedMsg => |body| DeviceRemovalFailed {
-        domain: body.dom.into(),
-        dev_alias: body.dev_alias.into(),
+        domain: body.dom,
+        dev_alias: body.dev_alias,
     };
     DomainEventCallbackMetadataChangeMsg => |body| MetadataChange {
-        domain: body.dom.into(),
+        domain: body.dom,
         metadata: DomainMetadataType(body.r#type),
-        nsuri: body.nsuri.map(Into::into),
+        nsuri: body.nsuri,
     };
     DomainEventBlockThresholdMsg => |body| BlockThreshold {
-        domain: body.dom.into(),
-        dev: body.dev.into(),
-        path: body.path.map(Into::into),
+        domain: body.dom,
+        dev: body.dev,
+        path: body.path,
         threshold: body.threshold,
         excess: body.excess,
     };
     DomainEventMemoryFailureMsg => |body| MemoryFailure {
-        domain: body.dom.into(),
+        domain: body.dom,
         recipient: DomainMemoryFailureRecipientType(body.recipient),
         action: DomainMemoryFailureActionType(body.action),
         flags: DomainMemoryFailureFlags(body.flags as i32),
     };
     DomainEventMemoryDeviceSizeChangeMsg => |body| MemoryDeviceSizeChange {
-        domain: body.dom.into(),
-        alias: body.alias.into(),
+        domain: body.dom,
+        alias: body.alias,
         size: body.size,
     };
     DomainEventNicMacChangeMsg => |body| NicMacChange {
-        domain: body.dom.into(),
-        alias: body.alias.into(),
-        old_mac: body.old_mac.into(),
-        new_mac: body.new_mac.into(),
+        domain: body.dom,
+        alias: body.alias,
+        old_mac: body.old_mac,
+        new_mac: body.new_mac,
     };
     DomainEventVcpuRemovedMsg => |body| VcpuRemoved {
-        domain: body.dom.into(),
+        domain: body.dom,
         vcpu_id: body.vcpuid,
     };
     DomainEventCallbackChannelLifecycleMsg => |body| ChannelLifecycle {
-        domain: body.dom.into(),
-        channel_name: body.channel_name.into(),
+        domain: body.dom,
+        channel_name: body.channel_name,
         state: ConnectDomainEventChannelLifecycleState(body.state),
         reason: ConnectDomainEventChannelLifecycleReason(body.reason),
     };
@@ -313,8 +309,8 @@ impl From<wire::DomainEventGraphicsAddress> for GraphicsAddress {
     fn from(wire: wire::DomainEventGraphicsAddress) -> Self {
         GraphicsAddress {
             family: DomainEventGraphicsAddressType(wire.family),
-            node: wire.node.into(),
-            service: wire.service.into(),
+            node: wire.node,
+            service: wire.service,
         }
     }
 }
@@ -322,8 +318,8 @@ impl From<wire::DomainEventGraphicsAddress> for GraphicsAddress {
 impl From<wire::DomainEventGraphicsIdentity> for GraphicsIdentity {
     fn from(wire: wire::DomainEventGraphicsIdentity) -> Self {
         GraphicsIdentity {
-            kind: wire.r#type.into(),
-            name: wire.name.into(),
+            kind: wire.r#type,
+            name: wire.name,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Events: those of libvirt's own objects as typed values, and QEMU's monitor events of one domain (`monitor`).
 //!
 //! `family` says what the five kinds of objects have in common, `domain`, `lifecycle` and `objects` what each event says,
-//! `filter` what a user asks for, and `stream` how it is registered and read. May import rpc, queue, error, protocol and xdr.
+//! `filter` what a user asks for, and `stream` how it is registered and read. May import rpc, queue, error, objects,
+//! protocol and xdr.
 
 mod domain;
 mod domain_wire;
@@ -25,10 +26,7 @@ pub use filter::{
 };
 pub use lifecycle::DomainLifecycle;
 pub use names::*;
-pub use objects::{
-    Network, NetworkEvent, NodeDevice, NodeDeviceEvent, Secret, SecretEvent, StoragePool,
-    StoragePoolEvent,
-};
+pub use objects::{NetworkEvent, NodeDeviceEvent, SecretEvent, StoragePoolEvent};
 pub use stream::{
     DomainEvents, NetworkEvents, NodeDeviceEvents, ObjectEvents, SecretEvents, StoragePoolEvents,
 };

@@ -1,55 +1,14 @@
 //! The events of networks, storage pools, node devices and secrets: what each says, and how the wire says it. Imports rpc
 //! and protocol.
 
-use uuid::Uuid;
-
 use super::family::{
     IntoEvent, Kind, Networks, NodeDevices, OtherEvent, Parts, Secrets, StoragePools,
 };
 use super::*;
+use crate::objects::{Network, NodeDevice, Secret, StoragePool};
 use crate::protocol::remote as wire;
 use crate::protocol::remote::procedure::*;
 use crate::rpc::{EventKind, Registration};
-
-/// A virtual network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Network {
-    /// Its name; unique on the host.
-    pub name: String,
-    /// What identifies it.
-    pub uuid: Uuid,
-}
-
-/// A storage pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StoragePool {
-    /// Its name; unique on the host.
-    pub name: String,
-    /// What identifies it.
-    pub uuid: Uuid,
-}
-
-/// A device of the host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct NodeDevice {
-    /// Its name, such as `pci_0000_00_02_0`; unique on the host.
-    pub name: String,
-}
-
-/// A secret, such as a passphrase, without its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Secret {
-    /// What identifies it.
-    pub uuid: Uuid,
-    /// What it is for.
-    pub usage_type: SecretUsageType,
-    /// What of that it is for; its form depends on the kind.
-    pub usage_id: String,
-}
 
 /// An event of a virtual network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,7 +134,7 @@ impl EventFamily for Networks {
         register: |wanted| {
             let args = wire::ConnectNetworkEventRegisterAnyArgs {
                 event_id: wanted.event_id,
-                net: wanted.object.map(wire::NonnullNetwork::from),
+                net: wanted.object.cloned(),
             };
             Registration::new::<NetworkEvents>(wanted.messages, &wanted.target, &[], &args)
         },
@@ -200,7 +159,7 @@ impl EventKind for NetworkEvents {
 impl IntoEvent<NetworkEvent> for wire::NetworkEventLifecycleMsg {
     fn into_event(self) -> NetworkEvent {
         NetworkEvent::Lifecycle {
-            network: self.net.into(),
+            network: self.net,
             event: NetworkEventLifecycleType(self.event),
             detail: self.detail,
         }
@@ -210,9 +169,9 @@ impl IntoEvent<NetworkEvent> for wire::NetworkEventLifecycleMsg {
 impl IntoEvent<NetworkEvent> for wire::NetworkEventCallbackMetadataChangeMsg {
     fn into_event(self) -> NetworkEvent {
         NetworkEvent::MetadataChange {
-            network: self.net.into(),
+            network: self.net,
             metadata: NetworkMetadataType(self.r#type),
-            nsuri: self.nsuri.map(Into::into),
+            nsuri: self.nsuri,
         }
     }
 }
@@ -250,7 +209,7 @@ impl EventFamily for StoragePools {
         register: |wanted| {
             let args = wire::ConnectStoragePoolEventRegisterAnyArgs {
                 event_id: wanted.event_id,
-                pool: wanted.object.map(wire::NonnullStoragePool::from),
+                pool: wanted.object.cloned(),
             };
             Registration::new::<StoragePoolEvents>(wanted.messages, &wanted.target, &[], &args)
         },
@@ -275,7 +234,7 @@ impl EventKind for StoragePoolEvents {
 impl IntoEvent<StoragePoolEvent> for wire::StoragePoolEventLifecycleMsg {
     fn into_event(self) -> StoragePoolEvent {
         StoragePoolEvent::Lifecycle {
-            pool: self.pool.into(),
+            pool: self.pool,
             event: StoragePoolEventLifecycleType(self.event),
             detail: self.detail,
         }
@@ -284,9 +243,7 @@ impl IntoEvent<StoragePoolEvent> for wire::StoragePoolEventLifecycleMsg {
 
 impl IntoEvent<StoragePoolEvent> for wire::StoragePoolEventRefreshMsg {
     fn into_event(self) -> StoragePoolEvent {
-        StoragePoolEvent::Refresh {
-            pool: self.pool.into(),
-        }
+        StoragePoolEvent::Refresh { pool: self.pool }
     }
 }
 
@@ -323,7 +280,7 @@ impl EventFamily for NodeDevices {
         register: |wanted| {
             let args = wire::ConnectNodeDeviceEventRegisterAnyArgs {
                 event_id: wanted.event_id,
-                dev: wanted.object.map(wire::NonnullNodeDevice::from),
+                dev: wanted.object.cloned(),
             };
             Registration::new::<NodeDeviceEvents>(wanted.messages, &wanted.target, &[], &args)
         },
@@ -348,7 +305,7 @@ impl EventKind for NodeDeviceEvents {
 impl IntoEvent<NodeDeviceEvent> for wire::NodeDeviceEventLifecycleMsg {
     fn into_event(self) -> NodeDeviceEvent {
         NodeDeviceEvent::Lifecycle {
-            device: self.dev.into(),
+            device: self.dev,
             event: NodeDeviceEventLifecycleType(self.event),
             detail: self.detail,
         }
@@ -357,9 +314,7 @@ impl IntoEvent<NodeDeviceEvent> for wire::NodeDeviceEventLifecycleMsg {
 
 impl IntoEvent<NodeDeviceEvent> for wire::NodeDeviceEventUpdateMsg {
     fn into_event(self) -> NodeDeviceEvent {
-        NodeDeviceEvent::Update {
-            device: self.dev.into(),
-        }
+        NodeDeviceEvent::Update { device: self.dev }
     }
 }
 
@@ -396,7 +351,7 @@ impl EventFamily for Secrets {
         register: |wanted| {
             let args = wire::ConnectSecretEventRegisterAnyArgs {
                 event_id: wanted.event_id,
-                secret: wanted.object.map(wire::NonnullSecret::from),
+                secret: wanted.object.cloned(),
             };
             Registration::new::<SecretEvents>(wanted.messages, &wanted.target, &[], &args)
         },
@@ -421,7 +376,7 @@ impl EventKind for SecretEvents {
 impl IntoEvent<SecretEvent> for wire::SecretEventLifecycleMsg {
     fn into_event(self) -> SecretEvent {
         SecretEvent::Lifecycle {
-            secret: self.secret.into(),
+            secret: self.secret,
             event: SecretEventLifecycleType(self.event),
             detail: self.detail,
         }
@@ -431,79 +386,7 @@ impl IntoEvent<SecretEvent> for wire::SecretEventLifecycleMsg {
 impl IntoEvent<SecretEvent> for wire::SecretEventValueChangedMsg {
     fn into_event(self) -> SecretEvent {
         SecretEvent::ValueChanged {
-            secret: self.secret.into(),
-        }
-    }
-}
-
-impl From<wire::NonnullNetwork> for Network {
-    fn from(wire: wire::NonnullNetwork) -> Self {
-        Network {
-            name: wire.name.into(),
-            uuid: Uuid::from_bytes(wire.uuid),
-        }
-    }
-}
-
-impl From<&Network> for wire::NonnullNetwork {
-    fn from(object: &Network) -> Self {
-        wire::NonnullNetwork {
-            name: object.name.as_str().into(),
-            uuid: object.uuid.into_bytes(),
-        }
-    }
-}
-
-impl From<wire::NonnullStoragePool> for StoragePool {
-    fn from(wire: wire::NonnullStoragePool) -> Self {
-        StoragePool {
-            name: wire.name.into(),
-            uuid: Uuid::from_bytes(wire.uuid),
-        }
-    }
-}
-
-impl From<&StoragePool> for wire::NonnullStoragePool {
-    fn from(object: &StoragePool) -> Self {
-        wire::NonnullStoragePool {
-            name: object.name.as_str().into(),
-            uuid: object.uuid.into_bytes(),
-        }
-    }
-}
-
-impl From<wire::NonnullNodeDevice> for NodeDevice {
-    fn from(wire: wire::NonnullNodeDevice) -> Self {
-        NodeDevice {
-            name: wire.name.into(),
-        }
-    }
-}
-
-impl From<&NodeDevice> for wire::NonnullNodeDevice {
-    fn from(object: &NodeDevice) -> Self {
-        wire::NonnullNodeDevice {
-            name: object.name.as_str().into(),
-        }
-    }
-}
-
-impl From<wire::NonnullSecret> for Secret {
-    fn from(wire: wire::NonnullSecret) -> Self {
-        Secret {
-            uuid: Uuid::from_bytes(wire.uuid),
-            usage_type: SecretUsageType(wire.usage_type),
-            usage_id: wire.usage_id.into(),
-        }
-    }
-}
-
-impl From<&Secret> for wire::NonnullSecret {
-    fn from(object: &Secret) -> Self {
-        wire::NonnullSecret {
-            uuid: object.uuid.into_bytes(),
-            usage_type: object.usage_type.0,
-            usage_id: object.usage_id.as_str().into(),
+            secret: self.secret,
         }
     }
 }
