@@ -450,6 +450,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_late_item_goes_where_it_belongs() {
+        #[derive(Debug, PartialEq)]
+        struct Place(u32);
+
+        impl Queued for Place {
+            fn size(&self) -> usize {
+                4
+            }
+
+            fn comes_before(&self, other: &Self) -> bool {
+                self.0 < other.0
+            }
+        }
+
+        let queue = EventQueue::new(QueueOptions::new(3));
+        let mut taken = Taken::default();
+        for place in [2, 5, 3, 4] {
+            queue.push(Place(place));
+        }
+        queue.end(Arc::new(EndCause::PeerClosed));
+        let mut items = Vec::new();
+        loop {
+            match poll_fn(|cx| queue.poll_next(&mut taken, cx)).await {
+                Item::Event(Place(place)) => items.push(place),
+                Item::Lost(number) => assert_eq!(number, 1),
+                Item::Ended(_) => break,
+            }
+        }
+        assert_eq!(items, [3, 4, 5]);
+    }
+
+    #[tokio::test]
     async fn what_is_not_wanted_takes_no_room() {
         let queue = EventQueue::new(QueueOptions {
             accept: Some(Arc::new(|item: &Bytes| item.starts_with(b"a"))),

@@ -16,6 +16,7 @@ mod cancel;
 mod close;
 mod connect;
 mod end;
+mod event_values;
 mod events;
 mod files;
 mod filters;

@@ -28,7 +28,7 @@ type DeregisterPlain = ConnectDomainEventDeregisterAny;
 const CALLBACK_IDS: i32 = 14;
 
 /// The message `M` with this body.
-fn message<M: Message>(body: &impl Pack<Writer>) -> Packet {
+pub(super) fn message<M: Message>(body: &impl Pack<Writer>) -> Packet {
     message_of(M::NUMBER, encoded(body))
 }
 
@@ -98,12 +98,38 @@ async fn lifecycle_stream(libvirt: &Libvirt, daemon: &mut MockDaemon, id: i32) -
     subscribing.await.unwrap().unwrap()
 }
 
-async fn item<S: Stream + Unpin>(events: &mut S) -> Option<S::Item> {
+/// A stream of all events, each kind registered under the id that `id` gives.
+pub(super) async fn register_all(
+    libvirt: &Libvirt,
+    daemon: &mut MockDaemon,
+    id: impl Fn(i32) -> i32,
+) -> DomainEvents {
+    let subscribing = subscribe(libvirt, DomainEventFilter::all());
+    daemon.feature(CALLBACK_IDS, true).await;
+    for event in 0..30 {
+        register(daemon, DomainEventId(event), None, id(event)).await;
+    }
+    subscribing.await.unwrap().unwrap()
+}
+
+/// The same from a daemon without callback ids.
+pub(super) async fn register_all_plain(libvirt: &Libvirt, daemon: &mut MockDaemon) -> DomainEvents {
+    let subscribing = subscribe(libvirt, DomainEventFilter::all());
+    daemon.feature(CALLBACK_IDS, false).await;
+    for event in 0..16 {
+        let call = daemon.expect::<RegisterPlain>().await;
+        assert_eq!(call.args.event_id, event);
+        daemon.reply::<RegisterPlain>(&call, &()).await;
+    }
+    subscribing.await.unwrap().unwrap()
+}
+
+pub(super) async fn item<S: Stream + Unpin>(events: &mut S) -> Option<S::Item> {
     let next = tokio::time::timeout(PATIENCE, events.next()).await;
     next.expect("the stream says something")
 }
 
-async fn next<T, S: Stream<Item = Result<T, Error>> + Unpin>(events: &mut S) -> T {
+pub(super) async fn next<T, S: Stream<Item = Result<T, Error>> + Unpin>(events: &mut S) -> T {
     item(events).await.expect("the stream goes on").unwrap()
 }
 
@@ -662,14 +688,7 @@ async fn an_old_daemon_is_asked_in_the_old_way() {
 #[tokio::test(start_paused = true)]
 async fn all_events_of_an_old_daemon_are_the_sixteen_that_it_can_have() {
     let (libvirt, mut daemon) = session(quiet()).await;
-    let subscribing = subscribe(&libvirt, DomainEventFilter::all());
-    daemon.feature(CALLBACK_IDS, false).await;
-    for event in 0..16 {
-        let call = daemon.expect::<RegisterPlain>().await;
-        assert_eq!(call.args.event_id, event);
-        daemon.reply::<RegisterPlain>(&call, &()).await;
-    }
-    let _events = subscribing.await.unwrap().unwrap();
+    let _events = register_all_plain(&libvirt, &mut daemon).await;
     for id in [DomainEventId::TUNABLE, DomainEventId(77)] {
         let subscribing = subscribe(&libvirt, only([id]));
         daemon.feature(CALLBACK_IDS, false).await;

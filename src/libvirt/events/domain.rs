@@ -281,7 +281,6 @@ pub enum DomainEvent {
 
 /// One end of a connection to a guest's display.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct GraphicsAddress {
     /// The kind of address.
     pub family: DomainEventGraphicsAddressType,
@@ -293,7 +292,6 @@ pub struct GraphicsAddress {
 
 /// Who a client of a guest's display is, in one respect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct GraphicsIdentity {
     /// In which, such as `x509dname` or `saslUsername`.
     pub kind: String,
