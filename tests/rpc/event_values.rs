@@ -1,6 +1,7 @@
 //! What each event says: every message of the protocol, in both its forms, as the value that it becomes.
 
 use libvirt_qmp::events::*;
+use libvirt_qmp::packet::Packet;
 use libvirt_qmp::protocol::remote::procedure::*;
 use libvirt_qmp::protocol::remote::*;
 use libvirt_qmp::{Domain, TypedParam};
@@ -53,8 +54,6 @@ macro_rules! with_reason {
     }};
 }
 
-type Packet = libvirt_qmp::packet::Packet;
-
 /// The kinds of event that there are in both forms, in the order of their numbers. `id` gives each its callback id.
 fn old_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, Packet, DomainEvent)> {
     let ids: Vec<i32> = (0..16).map(id).collect();
@@ -62,7 +61,7 @@ fn old_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, Packet, DomainEvent)> {
         panic!("sixteen");
     };
     let address = |family, node: &str, service: &str| DomainEventGraphicsAddress {
-        family,
+        family: DomainEventGraphicsAddressType(family),
         node: text(node),
         service: text(service),
     };
@@ -70,7 +69,7 @@ fn old_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, Packet, DomainEvent)> {
         both!(
             a,
             DomainEventCallbackLifecycle(DomainEventCallbackLifecycleMsg),
-            DomainEventLifecycle(DomainEventLifecycleMsg) { event: 3, detail: 2 },
+            DomainEventLifecycle(DomainEventLifecycleMsg) { event: DomainEventType::SUSPENDED, detail: 2 },
             DomainEvent::Lifecycle {
                 domain: dom(),
                 change: DomainLifecycle::Suspended(DomainEventSuspendedDetailType::IOERROR),
@@ -94,7 +93,7 @@ fn old_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, Packet, DomainEvent)> {
         both!(
             d,
             DomainEventCallbackWatchdog(DomainEventCallbackWatchdogMsg),
-            DomainEventWatchdog(DomainEventWatchdogMsg) { action: 6 },
+            DomainEventWatchdog(DomainEventWatchdogMsg) { action: DomainEventWatchdogAction(6) },
             DomainEvent::Watchdog {
                 domain: dom(),
                 action: DomainEventWatchdogAction::INJECTNMI,
@@ -106,7 +105,7 @@ fn old_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, Packet, DomainEvent)> {
             DomainEventIoError(DomainEventIoErrorMsg) {
                 src_path: text("/disk"),
                 dev_alias: text("virtio-disk0"),
-                action: 1,
+                action: DomainEventIoErrorAction(1),
             },
             DomainEvent::IoError {
                 domain: dom(),
@@ -119,7 +118,7 @@ fn old_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, Packet, DomainEvent)> {
             f,
             DomainEventCallbackGraphics(DomainEventCallbackGraphicsMsg),
             DomainEventGraphics(DomainEventGraphicsMsg) {
-                phase: 1,
+                phase: DomainEventGraphicsPhase(1),
                 local: address(0, "127.0.0.1", "5900"),
                 remote: address(1, "::1", "41000"),
                 auth_scheme: text("sasl"),
@@ -136,7 +135,7 @@ fn old_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, Packet, DomainEvent)> {
             DomainEventIoErrorReason(DomainEventIoErrorReasonMsg) {
                 src_path: text("/disk"),
                 dev_alias: text("virtio-disk0"),
-                action: 2,
+                action: DomainEventIoErrorAction(2),
                 reason: text("enospc"),
             },
             DomainEvent::IoErrorReason {
@@ -156,7 +155,7 @@ fn old_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, Packet, DomainEvent)> {
         both!(
             i,
             DomainEventCallbackBlockJob(DomainEventCallbackBlockJobMsg),
-            DomainEventBlockJob(DomainEventBlockJobMsg) { path: text("/disk"), r#type: 2, status: 3 },
+            DomainEventBlockJob(DomainEventBlockJobMsg) { path: text("/disk"), r#type: DomainBlockJobType(2), status: ConnectDomainEventBlockJobStatus(3) },
             DomainEvent::BlockJob {
                 domain: dom(),
                 path: text("/disk"),
@@ -171,7 +170,7 @@ fn old_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, Packet, DomainEvent)> {
                 old_src_path: Some(text("/old")),
                 new_src_path: None,
                 dev_alias: text("ide0-0-0"),
-                reason: 1,
+                reason: ConnectDomainEventDiskChangeReason(1),
             },
             DomainEvent::DiskChange {
                 domain: dom(),
@@ -184,7 +183,7 @@ fn old_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, Packet, DomainEvent)> {
         both!(
             k,
             DomainEventCallbackTrayChange(DomainEventCallbackTrayChangeMsg),
-            DomainEventTrayChange(DomainEventTrayChangeMsg) { dev_alias: text("ide0-0-0"), reason: 1 },
+            DomainEventTrayChange(DomainEventTrayChangeMsg) { dev_alias: text("ide0-0-0"), reason: DomainEventTrayChangeReason(1) },
             DomainEvent::TrayChange {
                 domain: dom(),
                 dev_alias: text("ide0-0-0"),
@@ -231,7 +230,7 @@ fn old_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, Packet, DomainEvent)> {
 }
 
 fn graphics() -> DomainEvent {
-    let address = |family, node, service| GraphicsAddress {
+    let address = |family, node, service| DomainEventGraphicsAddress {
         family,
         node: text(node),
         service: text(service),
@@ -242,8 +241,8 @@ fn graphics() -> DomainEvent {
         local: address(DomainEventGraphicsAddressType::IPV4, "127.0.0.1", "5900"),
         remote: address(DomainEventGraphicsAddressType::IPV6, "::1", "41000"),
         auth_scheme: text("sasl"),
-        subject: vec![GraphicsIdentity {
-            kind: text("saslUsername"),
+        subject: vec![DomainEventGraphicsIdentity {
+            r#type: text("saslUsername"),
             name: text("fred"),
         }],
     }
@@ -265,11 +264,11 @@ fn new_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, DomainEvent)> {
         }};
     }
     kinds! {
-        DomainEventBlockJob2(DomainEventBlockJob2Msg) { dst: text("vda"), r#type: 4, status: 0 } =>
+        DomainEventBlockJob2(DomainEventBlockJob2Msg) { dst: text("vda"), r#type: DomainBlockJobType(4), status: ConnectDomainEventBlockJobStatus(0) } =>
             BlockJob2 { dst: text("vda"), job: DomainBlockJobType::ACTIVE_COMMIT, status: ConnectDomainEventBlockJobStatus::COMPLETED };
         DomainEventCallbackTunable(DomainEventCallbackTunableMsg) { params: params() } =>
             Tunable { params: params() };
-        DomainEventCallbackAgentLifecycle(DomainEventCallbackAgentLifecycleMsg) { state: 1, reason: 2 } =>
+        DomainEventCallbackAgentLifecycle(DomainEventCallbackAgentLifecycleMsg) { state: ConnectDomainEventAgentLifecycleState(1), reason: ConnectDomainEventAgentLifecycleReason(2) } =>
             AgentLifecycle { state: ConnectDomainEventAgentLifecycleState::CONNECTED, reason: ConnectDomainEventAgentLifecycleReason::CHANNEL };
         DomainEventCallbackDeviceAdded(DomainEventCallbackDeviceAddedMsg) { dev_alias: text("net1") } =>
             DeviceAdded { dev_alias: text("net1") };
@@ -279,11 +278,11 @@ fn new_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, DomainEvent)> {
             JobCompleted { params: params() };
         DomainEventCallbackDeviceRemovalFailed(DomainEventCallbackDeviceRemovalFailedMsg) { dev_alias: text("net2") } =>
             DeviceRemovalFailed { dev_alias: text("net2") };
-        DomainEventCallbackMetadataChange(DomainEventCallbackMetadataChangeMsg) { r#type: 2, nsuri: Some(text("urn:x")) } =>
+        DomainEventCallbackMetadataChange(DomainEventCallbackMetadataChangeMsg) { r#type: DomainMetadataType(2), nsuri: Some(text("urn:x")) } =>
             MetadataChange { metadata: DomainMetadataType::ELEMENT, nsuri: Some(text("urn:x")) };
         DomainEventBlockThreshold(DomainEventBlockThresholdMsg) { dev: text("vda[1]"), path: None, threshold: 5, excess: 6 } =>
             BlockThreshold { dev: text("vda[1]"), path: None, threshold: 5, excess: 6 };
-        DomainEventMemoryFailure(DomainEventMemoryFailureMsg) { recipient: 1, action: 3, flags: 3 } =>
+        DomainEventMemoryFailure(DomainEventMemoryFailureMsg) { recipient: DomainMemoryFailureRecipientType(1), action: DomainMemoryFailureActionType(3), flags: DomainMemoryFailureFlags(3) } =>
             MemoryFailure { recipient: DomainMemoryFailureRecipientType::GUEST, action: DomainMemoryFailureActionType::RESET, flags: DomainMemoryFailureFlags(3) };
         DomainEventMemoryDeviceSizeChange(DomainEventMemoryDeviceSizeChangeMsg) { alias: text("virtiomem0"), size: 4096 } =>
             MemoryDeviceSizeChange { alias: text("virtiomem0"), size: 4096 };
@@ -292,7 +291,7 @@ fn new_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, DomainEvent)> {
         DomainEventVcpuRemoved(DomainEventVcpuRemovedMsg) { vcpuid: 3 } =>
             VcpuRemoved { vcpu_id: 3 };
         DomainEventCallbackChannelLifecycle(DomainEventCallbackChannelLifecycleMsg) { channel_name: text("org.x.0"), state: 2, reason: 1 } =>
-            ChannelLifecycle { channel_name: text("org.x.0"), state: ConnectDomainEventChannelLifecycleState::DISCONNECTED, reason: ConnectDomainEventChannelLifecycleReason::DOMAIN_STARTED };
+            ChannelLifecycle { channel_name: text("org.x.0"), state: ConnectDomainEventAgentLifecycleState::DISCONNECTED, reason: ConnectDomainEventAgentLifecycleReason::DOMAIN_STARTED };
     }
 }
 

@@ -44,7 +44,7 @@ fn message_of(procedure: i32, payload: Bytes) -> Packet {
 fn lifecycle(name: &str, event: i32, detail: i32) -> wire::DomainEventLifecycleMsg {
     wire::DomainEventLifecycleMsg {
         dom: domain(name),
-        event,
+        event: DomainEventType(event),
         detail,
     }
 }
@@ -78,7 +78,7 @@ fn subscribe(
 /// Expects a registration for `event` of all domains or of the one called `dom`, and grants it.
 async fn register(daemon: &mut MockDaemon, event: DomainEventId, dom: Option<&str>, id: i32) {
     let call = daemon.expect::<Register>().await;
-    assert_eq!(call.args.event_id, event.0);
+    assert_eq!(call.args.event_id, event);
     assert_eq!(call.args.dom, dom.map(domain));
     let reply = wire::ConnectDomainEventCallbackRegisterAnyRet { callback_id: id };
     daemon.reply::<Register>(&call, &reply).await;
@@ -118,7 +118,7 @@ pub(super) async fn register_all_plain(libvirt: &Libvirt, daemon: &mut MockDaemo
     daemon.feature(CALLBACK_IDS, false).await;
     for event in 0..16 {
         let call = daemon.expect::<RegisterPlain>().await;
-        assert_eq!(call.args.event_id, event);
+        assert_eq!(call.args.event_id, DomainEventId(event));
         daemon.reply::<RegisterPlain>(&call, &()).await;
     }
     subscribing.await.unwrap().unwrap()
@@ -196,7 +196,7 @@ async fn all_events_are_those_that_the_daemon_knows() {
     // libvirt 9.0 knows those up to 26.
     for event in 0..=29 {
         let call = daemon.expect::<Register>().await;
-        assert_eq!(call.args.event_id, event);
+        assert_eq!(call.args.event_id, DomainEventId(event));
         if event > 26 {
             daemon.error(&call, 1, "unsupported event ID").await;
         } else {
@@ -485,7 +485,7 @@ async fn the_same_id_in_every_family_is_five_registrations() {
             let filter = $filter::all().only([$id]);
             let grant = async {
                 let call = daemon.expect::<$register>().await;
-                assert_eq!(call.args.event_id, $id.0);
+                assert_eq!(call.args.event_id, $id);
                 assert!(call.args.$object.is_none());
                 let reply = wire::$ret { callback_id: 16 };
                 daemon.reply::<$register>(&call, &reply).await;
@@ -542,7 +542,7 @@ async fn the_same_id_in_every_family_is_five_registrations() {
             &wire::NetworkEventLifecycleMsg {
                 callback_id: 16,
                 net,
-                event: 2,
+                event: NetworkEventLifecycleType::STARTED,
                 detail: 0,
             },
         ))
@@ -650,7 +650,7 @@ async fn an_old_daemon_is_asked_in_the_old_way() {
     daemon.feature(CALLBACK_IDS, false).await;
     for event in [0, 11] {
         let call = daemon.expect::<RegisterPlain>().await;
-        assert_eq!(call.args.event_id, event);
+        assert_eq!(call.args.event_id, DomainEventId(event));
         // There is no telling an event of the registration from its reply: it may be first.
         daemon
             .send(message::<DomainEventPmwakeup>(
@@ -676,11 +676,11 @@ async fn an_old_daemon_is_asked_in_the_old_way() {
     let second = second.await.unwrap().unwrap();
     drop(events);
     let call = daemon.expect::<DeregisterPlain>().await;
-    assert_eq!(call.args.event_id, 11);
+    assert_eq!(call.args.event_id, DomainEventId::PMWAKEUP);
     daemon.reply::<DeregisterPlain>(&call, &()).await;
     drop(second);
     let call = daemon.expect::<DeregisterPlain>().await;
-    assert_eq!(call.args.event_id, 0);
+    assert_eq!(call.args.event_id, DomainEventId::LIFECYCLE);
     daemon.reply::<DeregisterPlain>(&call, &()).await;
     assert!(daemon.sent_by_now().await.is_empty());
 }
@@ -737,7 +737,7 @@ async fn an_event_of_an_unknown_kind_comes_as_it_is() {
     let subscribing = subscribe(&libvirt, only([DomainEventId(77)]));
     daemon.feature(CALLBACK_IDS, true).await;
     let call = daemon.expect::<Register>().await;
-    assert_eq!(call.args.event_id, 77);
+    assert_eq!(call.args.event_id, DomainEventId(77));
     let body = |id: i32, text: &str| {
         let mut bytes = encoded(&id).to_vec();
         bytes.extend_from_slice(text.as_bytes());

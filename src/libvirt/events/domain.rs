@@ -53,13 +53,13 @@ pub enum DomainEvent {
         /// Which of it.
         phase: DomainEventGraphicsPhase,
         /// The server's end.
-        local: GraphicsAddress,
+        local: DomainEventGraphicsAddress,
         /// The client's end.
-        remote: GraphicsAddress,
+        remote: DomainEventGraphicsAddress,
         /// How the client authenticated, such as `vnc`.
         auth_scheme: String,
         /// Who the client is.
-        subject: Vec<GraphicsIdentity>,
+        subject: Vec<DomainEventGraphicsIdentity>,
     },
     /// As [`IoError`](Self::IoError), with its reason (`VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON`).
     IoErrorReason {
@@ -270,33 +270,13 @@ pub enum DomainEvent {
         domain: Domain,
         /// The channel, such as `org.qemu.guest_agent.0`.
         channel_name: String,
-        /// Which of it.
-        state: ConnectDomainEventChannelLifecycleState,
-        /// Why.
-        reason: ConnectDomainEventChannelLifecycleReason,
+        /// Which of it, in the numbers of the agent's event.
+        state: ConnectDomainEventAgentLifecycleState,
+        /// Why, in the numbers of the agent's event.
+        reason: ConnectDomainEventAgentLifecycleReason,
     },
     /// What this crate does not know.
     Other(OtherEvent),
-}
-
-/// One end of a connection to a guest's display.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GraphicsAddress {
-    /// The kind of address.
-    pub family: DomainEventGraphicsAddressType,
-    /// The host's address, or the path of a unix socket.
-    pub node: String,
-    /// The port.
-    pub service: String,
-}
-
-/// Who a client of a guest's display is, in one respect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GraphicsIdentity {
-    /// In which, such as `x509dname` or `saslUsername`.
-    pub kind: String,
-    /// The name there.
-    pub name: String,
 }
 
 impl DomainEvent {

@@ -104,12 +104,14 @@ impl EventKind for Plain {
     }
 
     fn deregister(event_id: i32) -> wire::ConnectDomainEventDeregisterAnyArgs {
-        wire::ConnectDomainEventDeregisterAnyArgs { event_id }
+        wire::ConnectDomainEventDeregisterAnyArgs {
+            event_id: DomainEventId(event_id),
+        }
     }
 }
 
 fn register(wanted: &Wanted<'_, Domains>) -> Result<Registration, Error> {
-    let event_id = wanted.event_id;
+    let event_id = DomainEventId(wanted.event_id);
     if let Messages::Plain { .. } = wanted.messages {
         let args = wire::ConnectDomainEventRegisterAnyArgs { event_id };
         return Registration::new::<Plain>(wanted.messages, &wanted.target, &[], &args);
@@ -168,47 +170,47 @@ bodies! {
     DomainEventRtcChangeMsg => |body| RtcChange { domain: body.dom, offset: body.offset };
     DomainEventWatchdogMsg => |body| Watchdog {
         domain: body.dom,
-        action: DomainEventWatchdogAction(body.action),
+        action: body.action,
     };
     DomainEventIoErrorMsg => |body| IoError {
         domain: body.dom,
         src_path: body.src_path,
         dev_alias: body.dev_alias,
-        action: DomainEventIoErrorAction(body.action),
+        action: body.action,
     };
     DomainEventGraphicsMsg => |body| Graphics {
         domain: body.dom,
-        phase: DomainEventGraphicsPhase(body.phase),
-        local: body.local.into(),
-        remote: body.remote.into(),
+        phase: body.phase,
+        local: body.local,
+        remote: body.remote,
         auth_scheme: body.auth_scheme,
-        subject: body.subject.into_iter().map(GraphicsIdentity::from).collect(),
+        subject: body.subject,
     };
     DomainEventIoErrorReasonMsg => |body| IoErrorReason {
         domain: body.dom,
         src_path: body.src_path,
         dev_alias: body.dev_alias,
-        action: DomainEventIoErrorAction(body.action),
+        action: body.action,
         reason: body.reason,
     };
     DomainEventControlErrorMsg => |body| ControlError { domain: body.dom };
     DomainEventBlockJobMsg => |body| BlockJob {
         domain: body.dom,
         path: body.path,
-        job: DomainBlockJobType(body.r#type),
-        status: ConnectDomainEventBlockJobStatus(body.status),
+        job: body.r#type,
+        status: body.status,
     };
     DomainEventDiskChangeMsg => |body| DiskChange {
         domain: body.dom,
         old_src_path: body.old_src_path,
         new_src_path: body.new_src_path,
         dev_alias: body.dev_alias,
-        reason: ConnectDomainEventDiskChangeReason(body.reason),
+        reason: body.reason,
     };
     DomainEventTrayChangeMsg => |body| TrayChange {
         domain: body.dom,
         dev_alias: body.dev_alias,
-        reason: DomainEventTrayChangeReason(body.reason),
+        reason: body.reason,
     };
     DomainEventPmwakeupMsg => |body| PmWakeup { domain: body.dom, reason: 0 };
     DomainEventCallbackPmwakeupMsg => |body| PmWakeup {
@@ -236,8 +238,8 @@ bodies! {
     DomainEventBlockJob2Msg => |body| BlockJob2 {
         domain: body.dom,
         dst: body.dst,
-        job: DomainBlockJobType(body.r#type),
-        status: ConnectDomainEventBlockJobStatus(body.status),
+        job: body.r#type,
+        status: body.status,
     };
     DomainEventCallbackTunableMsg => |body| Tunable {
         domain: body.dom,
@@ -245,8 +247,8 @@ bodies! {
     };
     DomainEventCallbackAgentLifecycleMsg => |body| AgentLifecycle {
         domain: body.dom,
-        state: ConnectDomainEventAgentLifecycleState(body.state),
-        reason: ConnectDomainEventAgentLifecycleReason(body.reason),
+        state: body.state,
+        reason: body.reason,
     };
     DomainEventCallbackDeviceAddedMsg => |body| DeviceAdded {
         domain: body.dom,
@@ -266,7 +268,7 @@ bodies! {
     };
     DomainEventCallbackMetadataChangeMsg => |body| MetadataChange {
         domain: body.dom,
-        metadata: DomainMetadataType(body.r#type),
+        metadata: body.r#type,
         nsuri: body.nsuri,
     };
     DomainEventBlockThresholdMsg => |body| BlockThreshold {
@@ -278,9 +280,9 @@ bodies! {
     };
     DomainEventMemoryFailureMsg => |body| MemoryFailure {
         domain: body.dom,
-        recipient: DomainMemoryFailureRecipientType(body.recipient),
-        action: DomainMemoryFailureActionType(body.action),
-        flags: DomainMemoryFailureFlags(body.flags as i32),
+        recipient: body.recipient,
+        action: body.action,
+        flags: body.flags,
     };
     DomainEventMemoryDeviceSizeChangeMsg => |body| MemoryDeviceSizeChange {
         domain: body.dom,
@@ -300,26 +302,7 @@ bodies! {
     DomainEventCallbackChannelLifecycleMsg => |body| ChannelLifecycle {
         domain: body.dom,
         channel_name: body.channel_name,
-        state: ConnectDomainEventChannelLifecycleState(body.state),
-        reason: ConnectDomainEventChannelLifecycleReason(body.reason),
+        state: ConnectDomainEventAgentLifecycleState(body.state),
+        reason: ConnectDomainEventAgentLifecycleReason(body.reason),
     };
-}
-
-impl From<wire::DomainEventGraphicsAddress> for GraphicsAddress {
-    fn from(wire: wire::DomainEventGraphicsAddress) -> Self {
-        GraphicsAddress {
-            family: DomainEventGraphicsAddressType(wire.family),
-            node: wire.node,
-            service: wire.service,
-        }
-    }
-}
-
-impl From<wire::DomainEventGraphicsIdentity> for GraphicsIdentity {
-    fn from(wire: wire::DomainEventGraphicsIdentity) -> Self {
-        GraphicsIdentity {
-            kind: wire.r#type,
-            name: wire.name,
-        }
-    }
 }

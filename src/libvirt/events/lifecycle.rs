@@ -39,9 +39,9 @@ pub enum DomainLifecycle {
 }
 
 impl DomainLifecycle {
-    pub(super) fn new(event: i32, detail: i32) -> Self {
+    pub(super) fn new(event: DomainEventType, detail: i32) -> Self {
         use DomainLifecycle::*;
-        match DomainEventType(event) {
+        match event {
             DomainEventType::DEFINED => Defined(DomainEventDefinedDetailType(detail)),
             DomainEventType::UNDEFINED => Undefined(DomainEventUndefinedDetailType(detail)),
             DomainEventType::STARTED => Started(DomainEventStartedDetailType(detail)),
@@ -51,7 +51,10 @@ impl DomainLifecycle {
             DomainEventType::SHUTDOWN => Shutdown(DomainEventShutdownDetailType(detail)),
             DomainEventType::PMSUSPENDED => PmSuspended(DomainEventPmSuspendedDetailType(detail)),
             DomainEventType::CRASHED => Crashed(DomainEventCrashedDetailType(detail)),
-            _ => Other { event, detail },
+            _ => Other {
+                event: event.0,
+                detail,
+            },
         }
     }
 }
@@ -62,23 +65,23 @@ mod tests {
 
     #[test]
     fn what_libvirt_adds_keeps_its_numbers() {
-        let stopped = DomainLifecycle::new(5, 1);
+        let stopped = DomainLifecycle::new(DomainEventType::STOPPED, 1);
         assert_eq!(
             stopped,
             DomainLifecycle::Stopped(DomainEventStoppedDetailType::DESTROYED)
         );
         assert_eq!(
-            DomainLifecycle::new(0, 77),
+            DomainLifecycle::new(DomainEventType::DEFINED, 77),
             DomainLifecycle::Defined(DomainEventDefinedDetailType(77))
         );
         let other = DomainLifecycle::Other {
             event: 9,
             detail: -1,
         };
-        assert_eq!(DomainLifecycle::new(9, -1), other);
+        assert_eq!(DomainLifecycle::new(DomainEventType(9), -1), other);
         // The nine that there are have a variant.
         for event in 0..9 {
-            let known = DomainLifecycle::new(event, 0);
+            let known = DomainLifecycle::new(DomainEventType(event), 0);
             assert!(!matches!(known, DomainLifecycle::Other { .. }), "{event}");
         }
     }

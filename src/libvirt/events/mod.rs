@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use crate::error::{EndCause, Error};
 
-pub use domain::{DomainEvent, GraphicsAddress, GraphicsIdentity};
+pub use domain::DomainEvent;
 pub use family::{Domains, EventFamily, Networks, NodeDevices, OtherEvent, Secrets, StoragePools};
 pub use filter::{
     DomainEventFilter, NetworkEventFilter, NodeDeviceEventFilter, ObjectEventFilter,

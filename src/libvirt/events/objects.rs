@@ -133,7 +133,7 @@ impl EventFamily for Networks {
         identity: |object| object.uuid.as_bytes().to_vec(),
         register: |wanted| {
             let args = wire::ConnectNetworkEventRegisterAnyArgs {
-                event_id: wanted.event_id,
+                event_id: NetworkEventId(wanted.event_id),
                 net: wanted.object.cloned(),
             };
             Registration::new::<NetworkEvents>(wanted.messages, &wanted.target, &[], &args)
@@ -160,7 +160,7 @@ impl IntoEvent<NetworkEvent> for wire::NetworkEventLifecycleMsg {
     fn into_event(self) -> NetworkEvent {
         NetworkEvent::Lifecycle {
             network: self.net,
-            event: NetworkEventLifecycleType(self.event),
+            event: self.event,
             detail: self.detail,
         }
     }
@@ -170,7 +170,7 @@ impl IntoEvent<NetworkEvent> for wire::NetworkEventCallbackMetadataChangeMsg {
     fn into_event(self) -> NetworkEvent {
         NetworkEvent::MetadataChange {
             network: self.net,
-            metadata: NetworkMetadataType(self.r#type),
+            metadata: self.r#type,
             nsuri: self.nsuri,
         }
     }
@@ -208,7 +208,7 @@ impl EventFamily for StoragePools {
         identity: |object| object.uuid.as_bytes().to_vec(),
         register: |wanted| {
             let args = wire::ConnectStoragePoolEventRegisterAnyArgs {
-                event_id: wanted.event_id,
+                event_id: StoragePoolEventId(wanted.event_id),
                 pool: wanted.object.cloned(),
             };
             Registration::new::<StoragePoolEvents>(wanted.messages, &wanted.target, &[], &args)
@@ -235,7 +235,7 @@ impl IntoEvent<StoragePoolEvent> for wire::StoragePoolEventLifecycleMsg {
     fn into_event(self) -> StoragePoolEvent {
         StoragePoolEvent::Lifecycle {
             pool: self.pool,
-            event: StoragePoolEventLifecycleType(self.event),
+            event: self.event,
             detail: self.detail,
         }
     }
@@ -279,7 +279,7 @@ impl EventFamily for NodeDevices {
         identity: |object| object.name.clone().into_bytes(),
         register: |wanted| {
             let args = wire::ConnectNodeDeviceEventRegisterAnyArgs {
-                event_id: wanted.event_id,
+                event_id: NodeDeviceEventId(wanted.event_id),
                 dev: wanted.object.cloned(),
             };
             Registration::new::<NodeDeviceEvents>(wanted.messages, &wanted.target, &[], &args)
@@ -306,7 +306,7 @@ impl IntoEvent<NodeDeviceEvent> for wire::NodeDeviceEventLifecycleMsg {
     fn into_event(self) -> NodeDeviceEvent {
         NodeDeviceEvent::Lifecycle {
             device: self.dev,
-            event: NodeDeviceEventLifecycleType(self.event),
+            event: self.event,
             detail: self.detail,
         }
     }
@@ -350,7 +350,7 @@ impl EventFamily for Secrets {
         identity: |object| object.uuid.as_bytes().to_vec(),
         register: |wanted| {
             let args = wire::ConnectSecretEventRegisterAnyArgs {
-                event_id: wanted.event_id,
+                event_id: SecretEventId(wanted.event_id),
                 secret: wanted.object.cloned(),
             };
             Registration::new::<SecretEvents>(wanted.messages, &wanted.target, &[], &args)
@@ -377,7 +377,7 @@ impl IntoEvent<SecretEvent> for wire::SecretEventLifecycleMsg {
     fn into_event(self) -> SecretEvent {
         SecretEvent::Lifecycle {
             secret: self.secret,
-            event: SecretEventLifecycleType(self.event),
+            event: self.event,
             detail: self.detail,
         }
     }
