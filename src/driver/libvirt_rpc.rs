@@ -22,7 +22,7 @@ use crate::monitor::{
 use crate::objects::Domain;
 use crate::protocol::remote::STRING_MAX;
 use crate::qmp::{self, CommandError, RawCommand};
-use crate::queue::EventQueue;
+use crate::rpc::ArrivedQueue;
 use crate::transport::NO_FILES;
 
 /// Descriptors that libvirt's QEMU driver takes with a command.
@@ -68,7 +68,7 @@ pub struct LibvirtRpc {
     agent_turn: Arc<Semaphore>,
     disconnected: AtomicBool,
     /// The event streams that `disconnect` ends.
-    streams: Mutex<Vec<Weak<EventQueue>>>,
+    streams: Mutex<Vec<Weak<ArrivedQueue>>>,
     schema: SchemaCell,
 }
 

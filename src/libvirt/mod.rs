@@ -6,7 +6,7 @@ mod calls;
 mod commands;
 mod connect;
 mod domain;
-mod events;
+pub mod events;
 mod methods;
 mod open;
 #[cfg(feature = "sasl")]

@@ -95,7 +95,11 @@ impl Libvirt {
         Ok(())
     }
 
-    async fn supports(&self, feature: i32, options: CallOptions<'_>) -> Result<bool, Error> {
+    pub(super) async fn supports(
+        &self,
+        feature: i32,
+        options: CallOptions<'_>,
+    ) -> Result<bool, Error> {
         let args = ConnectSupportsFeatureArgs { feature };
         Ok(self
             .client

@@ -27,14 +27,15 @@ use crate::inflight::{Files, Progress, Ride};
 use crate::packet::{Header, MAX_LENGTH, MessageStatus, MessageType, PREFIX};
 use crate::protocol::keepalive::procedure::Pong;
 use crate::protocol::{Message, Procedure, rpc};
-use crate::queue::QueueOptions;
 use crate::transport::{NO_FILES, Transport};
 use crate::xdr::{self, Reader, Writer};
 
 pub(crate) use outgoing::{Outgoing, Spec};
 use stream::Streams;
 pub use stream::{Stream, StreamItem};
-pub(crate) use subscriptions::{EventKind, Registration, Subscription};
+pub(crate) use subscriptions::{
+    Arrived, ArrivedQueue, EventKind, Messages, Registration, Subscription,
+};
 use subscriptions::{Hook, Subscriptions};
 
 /// A reply.
@@ -213,11 +214,11 @@ impl Client {
         Ok(())
     }
 
-    /// Registers for the events of `registration`, or joins those who have.
+    /// Registers for the events of `registration`, or joins those who have. The events go into `queue`.
     pub(crate) async fn subscribe(
         &self,
         registration: Registration,
-        queue: QueueOptions<Bytes>,
+        queue: &Arc<ArrivedQueue>,
         deadline: Deadline,
     ) -> Result<Subscription, Error> {
         let options = CallOptions {
