@@ -13,6 +13,7 @@ mod tls;
 #[cfg(feature = "tls")]
 mod validity;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tracing::debug;
@@ -53,44 +54,56 @@ pub(crate) async fn dial(
 ) -> Result<(Uri, Transport), Error> {
     let shown = text.unwrap_or("the default daemon").to_owned();
     let owned = text.map(str::to_owned);
-    let finding = tokio::task::spawn_blocking(move || find(owned.as_deref(), readonly));
-    // A home directory may be far away.
-    let found = within(deadline, async { Ok(finding.await) }).await;
-    let target = match found {
-        Ok(Ok(target)) => target?,
-        Ok(Err(_)) => return Err(Error::disconnected(EndCause::RuntimeGone.into(), false)),
-        Err(error) => return Err(failed(shown, error)),
-    };
+    let target = on_thread(shown, deadline, move || find(owned.as_deref(), readonly)).await?;
     debug!(target: "libvirt_qmp::connection", uri = %target.uri, "connecting");
     let transport = target.connect(deadline).await?;
     Ok((target.uri, transport))
+}
+
+/// Connects to the same daemon once more. Its files are read anew: a socket may be another one by now.
+pub(crate) async fn dial_again(
+    uri: &Uri,
+    readonly: bool,
+    deadline: Deadline,
+) -> Result<Transport, Error> {
+    let owned = uri.clone();
+    let target = on_thread(uri.to_string(), deadline, move || {
+        Target::of(owned, &User::current(), readonly)
+    })
+    .await?;
+    debug!(target: "libvirt_qmp::connection", %uri, "connecting again");
+    target.connect(deadline).await
+}
+
+/// What `connecting` gives, within `deadline`.
+pub(crate) async fn by_function(
+    connecting: impl Future<Output = io::Result<Transport>>,
+    deadline: Deadline,
+) -> Result<Transport, Error> {
+    within(deadline, connecting)
+        .await
+        .map_err(|error| failed("the daemon by a function".to_owned(), error))
+}
+
+/// What `find` finds, on a thread where it may block: a home directory may be far away.
+async fn on_thread<T: Send + 'static>(
+    shown: String,
+    deadline: Deadline,
+    find: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let finding = tokio::task::spawn_blocking(find);
+    match within(deadline, async { Ok(finding.await) }).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(_)) => Err(Error::disconnected(EndCause::RuntimeGone.into(), false)),
+        Err(error) => Err(failed(shown, error)),
+    }
 }
 
 /// Reads files of the user's, so it blocks.
 fn find(text: Option<&str>, readonly: bool) -> Result<Target, Error> {
     let user = User::current();
     let uri = Uri::resolve(text, &user)?;
-    if uri.parameters.authfile.is_some() && !cfg!(feature = "sasl") {
-        let what = "parameter `authfile`: this program was built without the feature `sasl`";
-        return Err(Error::Unsupported(what.to_owned()));
-    }
-    let way = match uri.transport {
-        uri::Transport::Unix => Way::Unix(socket(&uri.sockets(&user, readonly)?)),
-        uri::Transport::Tcp => Way::Tcp(host(&uri)?, uri.port_or_default().unwrap_or_default()),
-        #[cfg(feature = "tls")]
-        uri::Transport::Tls => Way::Tls(Box::new(tls::Tls::prepare(&uri, &user)?)),
-        #[cfg(not(feature = "tls"))]
-        uri::Transport::Tls => {
-            let what = "transport tls: this program was built without the feature `tls`";
-            return Err(Error::Unsupported(what.to_owned()));
-        }
-        uri::Transport::Ssh => Way::Child(ssh::command(&uri, &user, readonly)?),
-        uri::Transport::Ext => Way::Child(Command {
-            program: uri.parameters.command.clone().unwrap_or_default().into(),
-            arguments: Vec::new(),
-        }),
-    };
-    Ok(Target { uri, way })
+    Target::of(uri, &user, readonly)
 }
 
 /// The first of the sockets that exists, or the last, whose absence then is the error.
@@ -110,6 +123,31 @@ fn host(uri: &Uri) -> Result<String, Error> {
 }
 
 impl Target {
+    /// Reads files of the user's, so it blocks.
+    fn of(uri: Uri, user: &User, readonly: bool) -> Result<Self, Error> {
+        if uri.parameters.authfile.is_some() && !cfg!(feature = "sasl") {
+            let what = "parameter `authfile`: this program was built without the feature `sasl`";
+            return Err(Error::Unsupported(what.to_owned()));
+        }
+        let way = match uri.transport {
+            uri::Transport::Unix => Way::Unix(socket(&uri.sockets(user, readonly)?)),
+            uri::Transport::Tcp => Way::Tcp(host(&uri)?, uri.port_or_default().unwrap_or_default()),
+            #[cfg(feature = "tls")]
+            uri::Transport::Tls => Way::Tls(Box::new(tls::Tls::prepare(&uri, user)?)),
+            #[cfg(not(feature = "tls"))]
+            uri::Transport::Tls => {
+                let what = "transport tls: this program was built without the feature `tls`";
+                return Err(Error::Unsupported(what.to_owned()));
+            }
+            uri::Transport::Ssh => Way::Child(ssh::command(&uri, user, readonly)?),
+            uri::Transport::Ext => Way::Child(Command {
+                program: uri.parameters.command.clone().unwrap_or_default().into(),
+                arguments: Vec::new(),
+            }),
+        };
+        Ok(Target { uri, way })
+    }
+
     async fn connect(&self, deadline: Deadline) -> Result<Transport, Error> {
         match &self.way {
             Way::Unix(path) => unix(Path::new(path), deadline).await,

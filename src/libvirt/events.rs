@@ -248,6 +248,10 @@ impl Stream for MonitorEvents {
             Item::Event(payload) => Some(self.decode(payload)),
             Item::Lost(number) => Some(Err(Error::EventsLost(number))),
             Item::Gap(cause) => Some(Err(Error::Gap { cause })),
+            Item::Failed(error) => {
+                self.subscription = None;
+                Some(Err(error))
+            }
             Item::Ended(cause) => {
                 self.subscription = None;
                 match *cause {

@@ -1,18 +1,21 @@
 //! The RPC client: a handle that many callers share, and the one task that owns the socket.
-//! May import connection, transport, inflight, queue, error, config, packet, protocol and xdr.
+//! May import connection, reconnect, transport, inflight, queue, error, config, packet, protocol and xdr.
 //!
 //! A call is encoded by its caller, queued, given its serial by the task when it leaves, and answered by the task when its
-//! reply comes. See `task` for the rules of the task and `subscriptions` for events.
+//! reply comes. See `task` for the rules of the task, `subscriptions` for events, and `lasting` for connections that are made
+//! again after a loss.
 
+mod lasting;
 mod subscriptions;
 mod task;
 
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::trace;
 use xdr_codec::Pack;
 
@@ -21,23 +24,28 @@ use crate::connection::{
     CallOptions, Connection, Deadline, Encoded, Limits, sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, LibvirtError, Phase};
-use crate::inflight::{Files, Progress, Ride};
+use crate::inflight::{Files, Progress, Ride, Slot};
 use crate::packet::{Header, MAX_LENGTH, MessageStatus, MessageType, PREFIX};
 use crate::protocol::{Procedure, rpc};
 use crate::queue::QueueOptions;
+use crate::reconnect::ConnectionState;
 use crate::transport::Transport;
 use crate::xdr::{self, Writer};
 
+pub(crate) use lasting::Reopen;
+use lasting::{Lasting, LastingHandle};
 pub(crate) use subscriptions::{EventKind, Registration, Subscription};
 use subscriptions::{Hook, Subscriptions};
 
 /// A reply: whether it is an error, and its payload.
 type Reply = (MessageStatus, Bytes);
 
-/// What the handles and the task share.
+/// What the handles and the task of one connection share.
 struct Shared {
     connection: Connection<Reply, Hook>,
-    subscriptions: Subscriptions,
+    /// Those of all connections that follow each other.
+    subscriptions: Arc<Subscriptions>,
+    state: StateSender,
     /// Lets keepalive begin, once the daemon has agreed to it.
     keepalive: Notify,
     /// Whether the stream carries file descriptors.
@@ -47,17 +55,102 @@ struct Shared {
 }
 
 impl Shared {
+    /// Starts the connection task over `io`.
+    fn start(
+        io: Transport,
+        config: &Config,
+        subscriptions: Arc<Subscriptions>,
+        state: StateSender,
+    ) -> Arc<Self> {
+        let connection = Connection::new(config.max_in_flight);
+        let passes_files = io.passes_files();
+        let (read, write) = io.split();
+        let shared = Arc::new(Shared {
+            connection,
+            subscriptions,
+            state,
+            keepalive: Notify::new(),
+            passes_files,
+            files_wanted: read.files_wanted(),
+        });
+        let run = task::run(read, write, shared.clone(), config.effective_keepalive());
+        spawn(run, {
+            let shared = shared.clone();
+            move || shared.end(EndCause::RuntimeGone)
+        });
+        shared
+    }
+
     /// Ends everything with `cause`, unless it has ended before.
     fn end(&self, cause: EndCause) {
-        self.connection
-            .finish(cause, |cause| self.subscriptions.end(cause));
+        self.connection.finish(cause, |cause| self.tell(cause));
+    }
+
+    /// Tells the streams and the user that the connection has ended.
+    fn tell(&self, cause: &Arc<EndCause>) {
+        self.subscriptions.disconnected(self, cause);
+        let cause = cause.clone();
+        self.state.send_replace(ConnectionState::Closed { cause });
+    }
+
+    async fn send(&self, call: Encoded, options: &CallOptions<'_>) -> Result<Reply, Error> {
+        self.note_files(&call)?;
+        self.connection.send(call, options).await
+    }
+
+    async fn send_in(
+        &self,
+        slot: Slot,
+        call: Encoded,
+        options: &CallOptions<'_>,
+    ) -> Result<Reply, Error> {
+        self.note_files(&call)?;
+        self.connection.send_in(slot, call, options).await
+    }
+
+    fn note_files(&self, call: &Encoded) -> Result<(), Error> {
+        if call.files.is_some() {
+            if !self.passes_files {
+                let what = "file descriptors over this stream";
+                return Err(Error::Unsupported(what.to_owned()));
+            }
+            self.files_wanted.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Where the user sees what the connection is doing.
+#[derive(Clone)]
+pub(crate) struct StateSender(Arc<watch::Sender<ConnectionState>>);
+
+impl StateSender {
+    /// For a connection that is to be opened.
+    pub(crate) fn opening() -> Self {
+        StateSender(Arc::new(watch::Sender::new(ConnectionState::Opening)))
+    }
+}
+
+impl Deref for StateSender {
+    type Target = watch::Sender<ConnectionState>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
 /// A handle of a connection. Cheap to clone; when the last one goes, the task ends and the socket closes.
 #[derive(Clone)]
 pub(crate) struct Client {
-    handle: Arc<Handle>,
+    way: Way,
+}
+
+#[derive(Clone)]
+enum Way {
+    /// One connection.
+    Once(Arc<Handle>),
+    /// One that is made again after a loss.
+    Lasting(Arc<LastingHandle>),
 }
 
 struct Handle {
@@ -72,24 +165,49 @@ impl Drop for Handle {
 
 impl Client {
     /// Starts the connection task over `io`. Must run inside a tokio runtime.
-    pub(crate) fn start(io: Transport, config: &Config) -> Self {
-        let connection = Connection::new(config.max_in_flight);
-        let passes_files = io.passes_files();
-        let (read, write) = io.split();
-        let shared = Arc::new(Shared {
-            connection,
-            subscriptions: Subscriptions::default(),
-            keepalive: Notify::new(),
-            passes_files,
-            files_wanted: read.files_wanted(),
-        });
-        let run = task::run(read, write, shared.clone(), config.effective_keepalive());
-        spawn(run, {
-            let shared = shared.clone();
-            move || shared.end(EndCause::RuntimeGone)
-        });
+    ///
+    /// Where the settings say that a lost connection is made again, that is by `reopen`, once this one has been
+    /// [`opened`](Client::opened).
+    pub(crate) fn start(
+        io: Transport,
+        config: &Config,
+        state: StateSender,
+        reopen: Reopen,
+    ) -> Self {
+        if let Some(backoff) = config.reconnect.clone() {
+            return lasting::start(io, config, state, backoff, reopen);
+        }
+        let shared = Shared::start(io, config, Arc::default(), state);
+        shared.subscriptions.attach(&shared, true);
         Client {
-            handle: Arc::new(Handle { shared }),
+            way: Way::Once(Arc::new(Handle { shared })),
+        }
+    }
+
+    /// Says that the session is open.
+    pub(crate) fn opened(&self) {
+        self.state().send_if_modified(|state| {
+            let is_opening = matches!(state, ConnectionState::Opening);
+            if is_opening {
+                *state = ConnectionState::Connected;
+            }
+            is_opening
+        });
+    }
+
+    /// Where the user sees what the connection is doing.
+    pub(crate) fn state(&self) -> &StateSender {
+        match &self.way {
+            Way::Once(handle) => &handle.shared.state,
+            Way::Lasting(handle) => &handle.0.state,
+        }
+    }
+
+    /// How often the connection was lost and is, or has been, made again.
+    pub(crate) fn losses(&self) -> u64 {
+        match &self.way {
+            Way::Once(_) => 0,
+            Way::Lasting(handle) => handle.0.losses(),
         }
     }
 
@@ -111,13 +229,12 @@ impl Client {
         call: Encoded,
         options: &CallOptions<'_>,
     ) -> Result<P::Reply, Error> {
-        if call.files.is_some() {
-            self.handle
-                .shared
-                .files_wanted
-                .store(true, Ordering::Relaxed);
-        }
-        let (status, payload) = self.connection().send(call, options).await?;
+        let sent = match &self.way {
+            Way::Once(handle) => handle.shared.send(call, options).await,
+            // Boxed, so that calls of other connections have no room for it.
+            Way::Lasting(handle) => Box::pin(handle.0.send(call, options)).await,
+        };
+        let (status, payload) = sent?;
         let payload = finish(P::NAME, status, payload)?;
         xdr::decode(payload).map_err(|error| Error::xdr(P::NAME, error))
     }
@@ -136,42 +253,85 @@ impl Client {
         };
         tokio::select! {
             subscription = subscriptions::subscribe(self, registration, queue) => subscription,
-            () = sleep_until(deadline) => Err(timed_out(&options, Progress::Sent)),
+            () = sleep_until(deadline) => Err(match self.lasting() {
+                Some(lasting) if lasting.is_lost() => lasting.too_late(&options),
+                _ => timed_out(&options, Progress::Sent),
+            }),
         }
     }
 
     /// Whether file descriptors can go along with a call.
     pub(crate) fn passes_files(&self) -> bool {
-        self.handle.shared.passes_files
+        // Where it has ended, that is what the call will say.
+        self.made().is_none_or(|shared| shared.passes_files)
     }
 
     /// Begins to ping a silent peer, as configured. The peer has agreed to it.
     pub(crate) fn start_keepalive(&self) {
-        self.handle.shared.keepalive.notify_one();
+        if let Some(shared) = self.made() {
+            shared.keepalive.notify_one();
+        }
     }
 
-    /// Says that the user is closing the connection: however it ends now, the cause is `UserClosed`.
-    pub(crate) fn leave(&self) {
-        self.connection().leave();
+    /// Says that the user is closing the connection: however it ends now, the cause is `UserClosed`. Says whether there is
+    /// anybody to be told.
+    pub(crate) fn leave(&self) -> bool {
+        match &self.way {
+            Way::Once(handle) => {
+                handle.shared.connection.leave();
+                true
+            }
+            Way::Lasting(handle) => {
+                handle.0.leave();
+                !handle.0.is_lost()
+            }
+        }
     }
 
     /// Ends the connection: every waiter fails with `UserClosed`, and the socket closes. Does not wait.
     pub(crate) fn close(&self) {
-        self.connection().close();
+        match &self.way {
+            Way::Once(handle) => handle.shared.connection.close(),
+            Way::Lasting(handle) => handle.0.close(),
+        }
     }
 
-    /// Waits until the connection has ended and the socket is closed.
+    /// Waits until the connection has ended for good and the socket is closed.
     pub(crate) async fn closed(&self) -> Arc<EndCause> {
-        self.connection().closed().await
+        match &self.way {
+            Way::Once(handle) => handle.shared.connection.closed().await,
+            Way::Lasting(handle) => handle.0.closed().await,
+        }
     }
 
-    /// Why the connection ended, if it has.
+    /// Why the connection ended, if it has for good.
     pub(crate) fn ended(&self) -> Option<Arc<EndCause>> {
-        self.connection().ended()
+        match &self.way {
+            Way::Once(handle) => handle.shared.connection.ended(),
+            Way::Lasting(handle) => handle.0.ended(),
+        }
     }
 
-    fn connection(&self) -> &Connection<Reply, Hook> {
-        &self.handle.shared.connection
+    fn lasting(&self) -> Option<&Lasting> {
+        match &self.way {
+            Way::Once(_) => None,
+            Way::Lasting(handle) => Some(&handle.0),
+        }
+    }
+
+    /// The connection that was made last; none where it has ended for good.
+    fn made(&self) -> Option<Arc<Shared>> {
+        match &self.way {
+            Way::Once(handle) => Some(handle.shared.clone()),
+            Way::Lasting(handle) => handle.0.made(),
+        }
+    }
+
+    fn subscriptions(&self) -> &Subscriptions {
+        match &self.way {
+            Way::Once(handle) => &handle.shared.subscriptions,
+            Way::Lasting(handle) => &handle.0.subscriptions,
+        }
     }
 }
 

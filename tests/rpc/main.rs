@@ -22,6 +22,7 @@ mod filters;
 mod hypervisor;
 mod keepalive;
 mod limits;
+mod reconnect;
 mod replies;
 #[cfg(feature = "sasl")]
 mod sasl;

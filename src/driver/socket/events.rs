@@ -188,6 +188,10 @@ impl Stream for SocketEvents {
             Item::Event(message) => Some(this.decode(&message)),
             Item::Lost(number) => Some(Err(Error::EventsLost(number))),
             Item::Gap(cause) => Some(Err(Error::Gap { cause })),
+            Item::Failed(error) => {
+                this.leave();
+                Some(Err(error))
+            }
             Item::Ended(cause) => this.end(cause),
         })
     }
