@@ -1,6 +1,8 @@
 //! What every connection has, whatever it speaks: calls with limits and deadlines, the loops of its task that write them
 //! and watch over them, and the notice of its end. May import inflight, transport and error.
 
+mod steps;
+
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -20,6 +22,8 @@ use crate::inflight::{
     Calls, Failure, Files, Progress, Ride, Slot, Stamp, Submission, Waiter, WithFiles,
 };
 use crate::transport::{SendError, WriteHalf};
+
+pub(crate) use steps::Steps;
 
 /// A write buffer larger than this is given back after use.
 const KEEP_BUFFER: usize = 1024 * 1024;

@@ -25,7 +25,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("reconnect", &["config", "error"]),
     ("inflight", &["error"]),
     ("connection", &["error", "inflight", "transport"]),
-    ("dial", &["uri", "error", "transport", "connection"]),
+    (
+        "dial",
+        &["uri", "config", "error", "transport", "connection"],
+    ),
     ("monitor", &["error", "qmp", "queue"]),
     ("guard", &["error", "qmp", "monitor"]),
     ("wait", &["error", "qmp", "queue", "monitor"]),

@@ -56,7 +56,7 @@ pub(super) async fn tcp_stream(
             match result {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => failure = error,
-                Err(_) => failure = silent(deadline),
+                Err(_) => failure = silent("connection", deadline),
             }
         }
         Err(failure)
@@ -115,15 +115,16 @@ pub(super) async fn within<T>(
 ) -> io::Result<T> {
     tokio::select! {
         result = connect => result,
-        () = sleep_until(deadline) => Err(silent(deadline)),
+        () = sleep_until(deadline) => Err(silent("connection", deadline)),
     }
 }
 
-fn silent(deadline: Deadline) -> io::Error {
+/// There was none of `what` by the deadline.
+pub(super) fn silent(what: &str, deadline: Deadline) -> io::Error {
     let after = deadline.map(|(_, after)| after).unwrap_or_default();
     io::Error::new(
         io::ErrorKind::TimedOut,
-        format!("no connection within {after:?}"),
+        format!("no {what} within {after:?}"),
     )
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::{OnceCell, Semaphore, watch};
 
 use super::{Link, duplicate, finish, refuse_oob};
 use crate::config::Config;
-use crate::connection::{Encoded, deadline};
+use crate::connection::{Encoded, Steps};
 use crate::dial::dial;
 use crate::error::{EndCause, Error};
 use crate::libvirt::{DomainKey, Libvirt, Origin, StateSender};
@@ -148,8 +148,8 @@ impl LibvirtRpc {
         domain: impl Into<DomainKey>,
         mut config: Config,
     ) -> Result<Self, Error> {
-        let deadline = deadline(config.connect_timeout);
-        let (uri, stream) = dial(Some(uri), config.readonly, deadline).await?;
+        let mut steps = Steps::new(config.connect_timeout);
+        let (uri, stream) = dial(Some(uri), &config, &mut steps).await?;
         config.uri = uri.name();
         let (link, state) = (Link::over(stream), StateSender::opening());
         let own = Own {
@@ -157,7 +157,7 @@ impl LibvirtRpc {
             state: state.clone(),
         };
         let origin = Origin::Uri(uri);
-        link.session(|stream| Libvirt::open_by(stream, config, origin, state, deadline))
+        link.session(|stream| Libvirt::open_by(stream, config, origin, state, steps))
             .await?;
         let monitor = LibvirtRpc::over(Session::Own(link, Box::new(own)), domain.into());
         monitor.make_ready().await?;

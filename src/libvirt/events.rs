@@ -146,7 +146,7 @@ impl Libvirt {
                 event_name(payload).is_none_or(|name| filter.may_match(name))
             }));
         }
-        let deadline = deadline(self.config.call_timeout);
+        let deadline = deadline(self.config.subscribe_within());
         let subscription = self.client.subscribe(registration, queue, deadline).await?;
         Ok(MonitorEvents {
             subscription: Some(subscription),

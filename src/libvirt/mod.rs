@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::connection::{CallOptions, Deadline, Limits, deadline};
+use crate::connection::{CallOptions, Deadline, Limits, Steps, deadline};
 use crate::error::{EndCause, Error, Phase};
 use crate::protocol::remote::ConnectListAllDomainsArgs;
 use crate::protocol::remote::procedure::{
@@ -100,8 +100,8 @@ impl Libvirt {
         config: Config,
         state: StateSender,
     ) -> Result<Self, Error> {
-        let deadline = deadline(config.connect_timeout);
-        Libvirt::open_by(conn, config, Origin::User, state, deadline).await
+        let steps = Steps::new(config.connect_timeout);
+        Libvirt::open_by(conn, config, Origin::User, state, steps).await
     }
 
     /// All domains that the daemon shows, running or not (`REMOTE_PROC_CONNECT_LIST_ALL_DOMAINS`). At most 16384.
@@ -151,7 +151,7 @@ impl Libvirt {
 
     /// Closes the session: tells the daemon, and ends the connection. Calls, monitors and event streams on it fail with
     /// [`EndCause::UserClosed`]. A connection that is just being made again is given up. Repeated calls do nothing. Takes at
-    /// most 5 s, even where the peer does not read.
+    /// most 5 s, even where the peer does not read, unless [`Config::close_timeout`] says otherwise.
     ///
     /// # Errors
     ///
@@ -162,13 +162,9 @@ impl Libvirt {
     /// Dropping the future leaves the connection open or closed; calling again finishes it.
     pub async fn close(&self) -> Result<(), Error> {
         if self.client.ended().is_none() {
-            let limit = self
-                .config
-                .call_timeout
-                .map_or(CLOSE_TIMEOUT, |timeout| timeout.min(CLOSE_TIMEOUT));
             let options = CallOptions {
                 phase: Phase::Reply,
-                deadline: deadline(Some(limit)),
+                deadline: deadline(self.config.close_within(CLOSE_TIMEOUT)),
                 limits: Limits::None,
             };
             if self.client.leave() {

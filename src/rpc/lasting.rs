@@ -15,7 +15,7 @@ use super::subscriptions::Subscriptions;
 use super::{Client, Handle, Reply, Shared, StateSender, Way, subscriptions};
 use crate::config::{Backoff, Config};
 use crate::connection::{
-    CallOptions, Deadline, Encoded, Limits, deadline, leaves_no_time, sleep_until, spawn, timed_out,
+    CallOptions, Encoded, Limits, Steps, leaves_no_time, sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::Progress;
@@ -25,12 +25,12 @@ use crate::transport::Transport;
 /// Connects and opens a session anew.
 pub(crate) type Reopen = Box<dyn Fn(Restart) -> Reopening + Send + Sync>;
 
-pub(crate) type Reopening = Pin<Box<dyn Future<Output = Result<Client, Error>> + Send>>;
+/// The connection, and what is left of the time for it.
+pub(crate) type Reopening = Pin<Box<dyn Future<Output = Result<(Client, Steps), Error>> + Send>>;
 
 /// What a connection that takes the place of another one is started with.
 pub(crate) struct Restart {
     subscriptions: Arc<Subscriptions>,
-    deadline: Deadline,
 }
 
 impl Restart {
@@ -45,11 +45,6 @@ impl Restart {
         Client {
             way: Way::Once(Arc::new(Handle { shared })),
         }
-    }
-
-    /// When the session must be open.
-    pub(crate) fn deadline(&self) -> Deadline {
-        self.deadline
     }
 }
 
@@ -114,7 +109,7 @@ pub(super) fn start(
         limited: config.max_in_flight != usize::MAX,
     });
     let retries = Retries::new(backoff);
-    let keep = keep(lasting.clone(), retries, reopen, config.connect_timeout);
+    let keep = keep(lasting.clone(), retries, reopen, config.timeouts.subscribe);
     spawn(keep, {
         let lasting = lasting.clone();
         move || lasting.end(Arc::new(EndCause::RuntimeGone))
@@ -129,7 +124,7 @@ async fn keep(
     lasting: Arc<Lasting>,
     mut retries: Retries,
     reopen: Reopen,
-    timeout: Option<Duration>,
+    subscribe: Option<Option<Duration>>,
 ) {
     let cause = loop {
         let cause = lasting.loss().await;
@@ -137,7 +132,7 @@ async fn keep(
             break cause;
         }
         lasting.losses.fetch_add(1, Ordering::Release);
-        let connect = || lasting.connect_again(&reopen, timeout);
+        let connect = || lasting.connect_again(&reopen, subscribe);
         let again = tokio::select! {
             biased;
             () = lasting.closing.notified() => break Arc::new(EndCause::UserClosed),
@@ -183,19 +178,18 @@ impl Lasting {
     async fn connect_again(
         &self,
         reopen: &Reopen,
-        timeout: Option<Duration>,
+        subscribe: Option<Option<Duration>>,
     ) -> Result<Arc<Handle>, Error> {
-        let deadline = deadline(timeout);
         let restart = Restart {
             subscriptions: self.subscriptions.clone(),
-            deadline,
         };
-        let handle = match reopen(restart).await?.way {
+        let (client, mut steps) = reopen(restart).await?;
+        let handle = match client.way {
             Way::Once(handle) => handle,
             Way::Lasting(_) => return Err(Error::Closed),
         };
         let connection = &handle.shared.connection;
-        match subscriptions::register_again(&handle.shared, deadline).await {
+        match subscriptions::register_again(&handle.shared, steps.next(subscribe)).await {
             Ok(()) => Ok(handle),
             Err(error) => {
                 // Nothing of it may come in between when the next one registers.

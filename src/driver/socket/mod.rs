@@ -155,7 +155,7 @@ impl SocketMonitor {
     ///
     /// That of [`SocketMonitor::unix`].
     pub async fn unix_with_config(path: impl AsRef<Path>, config: Config) -> Result<Self, Error> {
-        let stream = unix(path.as_ref(), deadline(config.connect_timeout)).await?;
+        let stream = unix(path.as_ref(), deadline(config.dial_within())).await?;
         Ok(SocketMonitor::over(stream, config))
     }
 
@@ -188,7 +188,7 @@ impl SocketMonitor {
         config: Config,
     ) -> Result<Self, Error> {
         let target = format!("{addr:?}");
-        let stream = tcp(target, addr, deadline(config.connect_timeout)).await?;
+        let stream = tcp(target, addr, deadline(config.dial_within())).await?;
         Ok(SocketMonitor::over(stream, config))
     }
 
@@ -207,7 +207,7 @@ impl SocketMonitor {
     ///
     /// Dropping the future closes what was opened.
     pub async fn dial(address: impl Into<QmpAddress>, config: Config) -> Result<Self, Error> {
-        let stream = dial::connect(&address.into(), deadline(config.connect_timeout)).await?;
+        let stream = dial::connect(&address.into(), deadline(config.dial_within())).await?;
         Ok(SocketMonitor::over(stream, config))
     }
 

@@ -23,8 +23,8 @@ use super::super::finish;
 use super::events::{SocketEvents, Subscribers};
 use crate::config::{Config, Handshake};
 use crate::connection::{
-    CallOptions, Connection, Deadline, Encoded, Limits, deadline, let_others_run, sleep_until,
-    spawn, timed_out,
+    CallOptions, Connection, Deadline, Encoded, Limits, Steps, deadline, let_others_run,
+    sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::{Found, Progress, Waiter};
@@ -108,15 +108,17 @@ impl Session {
         });
         let closer = Closer(shared);
         let shared = &closer.0;
-        let deadline = deadline(config.connect_timeout);
+        let mut steps = Steps::new(config.connect_timeout);
+        let greets_by = steps.next(config.timeouts.greeting);
         let mut oob = false;
         let greeting = match config.handshake {
             Handshake::None => None,
-            Handshake::GreetingOnly => Some(shared.greeting(greeting, deadline).await?),
+            Handshake::GreetingOnly => Some(shared.greeting(greeting, greets_by).await?),
             Handshake::Full => {
-                let greeting = shared.greeting(greeting, deadline).await?;
+                let greeting = shared.greeting(greeting, greets_by).await?;
                 oob = config.oob && greeting.offers(OOB);
-                shared.negotiate(oob, deadline).await?;
+                let agrees_by = steps.next(config.timeouts.negotiation);
+                shared.negotiate(oob, agrees_by).await?;
                 Some(greeting)
             }
         };
