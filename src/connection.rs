@@ -101,10 +101,15 @@ pub(crate) struct Connection<R, H> {
 
 impl<R, H> Connection<R, H> {
     pub(crate) fn new(max_in_flight: usize) -> Self {
+        Connection::starting_at(max_in_flight, 0)
+    }
+
+    /// Whose first call has this serial.
+    pub(crate) fn starting_at(max_in_flight: usize, serial: u32) -> Self {
         let all = u32::try_from(max_in_flight.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         let limit = (max_in_flight != usize::MAX).then(|| Arc::new(Semaphore::new(all as usize)));
         Connection {
-            calls: Calls::new(),
+            calls: Calls::new(serial),
             limit,
             all,
             leaving: AtomicBool::new(false),

@@ -82,6 +82,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "error",
             "reconnect",
             "queue",
+            "reconnect",
             "inflight",
             "connection",
             "transport",

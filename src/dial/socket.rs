@@ -109,7 +109,7 @@ where
 }
 
 /// What `connect` gives, or an error of kind `TimedOut` at the deadline.
-pub(super) async fn within<T>(
+pub(crate) async fn within<T>(
     deadline: Deadline,
     connect: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
@@ -128,7 +128,7 @@ pub(super) fn silent(what: &str, deadline: Deadline) -> io::Error {
     )
 }
 
-pub(super) fn failed(target: String, error: io::Error) -> Error {
+pub(crate) fn failed(target: String, error: io::Error) -> Error {
     Error::Connect {
         target,
         source: Arc::new(error),

@@ -234,6 +234,10 @@ impl GuestAgent {
     ) -> Result<Bytes, Error> {
         let command = RawCommand::parse(text)?;
         refuse_oob(&command)?;
+        if self.config.reconnect.is_some() {
+            let what = "Config::reconnect for the guest agent on a socket of its own";
+            return Err(Error::Unsupported(what.to_owned()));
+        }
         if !options.files.is_empty() {
             let what = "the guest agent takes no file descriptors";
             return Err(Error::Unsupported(what.to_owned()));
