@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OnceCell, Semaphore, watch};
 
-use super::{Link, duplicate, finish, refuse_oob};
+use super::{Link, duplicate, finish, finish_agent, refuse_oob};
 use crate::config::Config;
 use crate::connection::{Encoded, Steps};
 use crate::dial::dial;
@@ -20,9 +20,10 @@ use crate::monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell,
 };
 use crate::protocol::remote::{NonnullDomain, STRING_MAX};
-use crate::qmp::{self, CommandError, RawCommand};
+use crate::qmp::{CommandError, RawCommand};
 use crate::queue::EventQueue;
 use crate::reconnect::ConnectionState;
+use crate::transport::Transport;
 
 /// Descriptors that libvirt's QEMU driver takes with a command.
 const MOST_FILES: usize = 1;
@@ -102,11 +103,20 @@ impl LibvirtRpc {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        LibvirtRpc::over_stream(domain, Transport::new(conn), config)
+    }
+
+    /// As [`LibvirtRpc::with_config`].
+    pub(crate) fn over_stream(
+        domain: impl Into<DomainKey>,
+        conn: Transport,
+        config: Config,
+    ) -> Self {
         let own = Own {
             config,
             state: StateSender::opening(),
         };
-        let session = Session::Own(Link::new(conn), Box::new(own));
+        let session = Session::Own(Link::over(conn), Box::new(own));
         LibvirtRpc::over(session, domain.into())
     }
 
@@ -302,8 +312,7 @@ impl LibvirtRpc {
         let reply = libvirt
             .run_agent_command(call, &self.agent_turn, limit)
             .await?;
-        let reply = qmp::set_id(reply, user_id).map_err(|error| Error::json("reply", error))?;
-        finish(reply, user_id, text)
+        finish_agent(reply, user_id, text)
     }
 
     async fn subscribe(&self, options: EventOptions) -> Result<EventStream, Error> {
