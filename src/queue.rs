@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use crate::error::EndCause;
+use crate::error::{EndCause, Error};
 use crate::qmp::Event;
 
 /// Bytes that the items of one queue may have in all: as many as the longest message. One item fits in any case.
@@ -111,6 +111,8 @@ pub(crate) enum Item<T = Bytes> {
     Gap(Arc<EndCause>),
     /// The connection ended; nothing follows.
     Ended(Arc<EndCause>),
+    /// Nothing follows, for this reason of the stream's own.
+    Failed(Error),
 }
 
 /// Shared by the connection task, which pushes, and the stream, which takes.
@@ -131,8 +133,14 @@ struct Inner<T> {
     gap: Option<Arc<EndCause>>,
     /// What comes after the last of `items`; nothing is added before it is taken.
     after: After,
-    end: Option<Arc<EndCause>>,
+    end: Option<End>,
     waker: Option<Waker>,
+}
+
+#[derive(Clone)]
+enum End {
+    Connection(Arc<EndCause>),
+    Own(Box<Error>),
 }
 
 enum Waiting<T> {
@@ -237,7 +245,7 @@ impl<T: Queued> EventQueue<T> {
                 }
                 Overflow::End => {
                     inner.after.lost += 1;
-                    inner.end = Some(Arc::new(EndCause::UserClosed));
+                    inner.end = Some(End::Connection(Arc::new(EndCause::UserClosed)));
                     return;
                 }
             }
@@ -272,14 +280,16 @@ impl<T: Queued> EventQueue<T> {
         if let Some(cause) = &inner.after.gap {
             other.gap(cause);
         }
-        if let Some(cause) = &inner.end {
-            other.end(cause.clone());
+        if let Some(end) = &inner.end {
+            other.end_with(end.clone());
         }
     }
 
     /// Reports `number` events as lost that never came this far.
     pub(crate) fn lose(&self, number: u64) {
-        self.lock().lost += number;
+        if number > 0 {
+            self.lock().lost += number;
+        }
     }
 
     /// Says after what is queued that the connection was lost by `cause` and made again: events may be missing there.
@@ -301,8 +311,17 @@ impl<T: Queued> EventQueue<T> {
 
     /// Nothing follows what is queued but the cause.
     pub(crate) fn end(&self, cause: Arc<EndCause>) {
+        self.end_with(End::Connection(cause));
+    }
+
+    /// Nothing follows what is queued but this error, though the connection lives.
+    pub(crate) fn fail(&self, error: Error) {
+        self.end_with(End::Own(Box::new(error)));
+    }
+
+    fn end_with(&self, end: End) {
         let mut inner = self.lock();
-        inner.end.get_or_insert(cause);
+        inner.end.get_or_insert(end);
         wake(inner);
     }
 
@@ -325,8 +344,10 @@ impl<T: Queued> EventQueue<T> {
         if let Some(item) = taken.next() {
             return Poll::Ready(item);
         }
-        if let Some(cause) = &inner.end {
-            return Poll::Ready(Item::Ended(cause.clone()));
+        match &inner.end {
+            Some(End::Connection(cause)) => return Poll::Ready(Item::Ended(cause.clone())),
+            Some(End::Own(error)) => return Poll::Ready(Item::Failed((**error).clone())),
+            None => {}
         }
         match &mut inner.waker {
             Some(waker) => waker.clone_from(cx.waker()),
@@ -534,6 +555,10 @@ mod tests {
                 Item::Event(item) => String::from_utf8(item.to_vec()).unwrap(),
                 Item::Lost(number) => format!("{number} lost"),
                 Item::Gap(cause) => cause.to_string().replace("protocol violation: ", "gap "),
+                Item::Failed(error) => {
+                    all.push(error.to_string());
+                    return all;
+                }
                 Item::Ended(_) => return all,
             });
         }
@@ -623,6 +648,19 @@ mod tests {
         assert_eq!(all(&queue).await, ["1", "1 lost"]);
     }
 
+    #[tokio::test]
+    async fn a_stream_can_end_by_itself() {
+        let queue = queue(2);
+        push_all(&queue, ["1"]);
+        queue.fail(Error::Unsupported("this".to_owned()));
+        push_all(&queue, ["2"]);
+        let copy = self::queue(2);
+        queue.copy_to(&copy);
+        for queue in [queue, copy] {
+            assert_eq!(all(&queue).await, ["1", "not supported: this"]);
+        }
+    }
+
     #[test]
     fn a_gap_costs_the_events_no_memory() {
         use std::mem::size_of;
@@ -663,7 +701,7 @@ mod tests {
                 Item::Event(Place(place)) => items.push(place),
                 Item::Lost(number) => assert_eq!(number, 3),
                 Item::Gap(_) => gap_after = Some(items.len()),
-                Item::Ended(_) => break,
+                Item::Failed(_) | Item::Ended(_) => break,
             }
         }
         assert_eq!((items, gap_after), (vec![5, 1, 7], Some(1)));

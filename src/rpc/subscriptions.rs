@@ -10,10 +10,13 @@
 //!
 //! A daemon that knows no callback ids sends each kind of event as a message of its own, which begins with the body: the
 //! procedure alone is its route, from the moment the registration is sent.
+//!
+//! Where a lost connection is made again, a registration outlives it: it waits for the next one, on which it is made anew, with
+//! another id. What its streams may have missed is said to them before any event that comes then.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -21,9 +24,9 @@ use tokio::sync::watch;
 use tracing::{debug, trace};
 
 use super::{Client, Shared, encode, finish};
-use crate::connection::Encoded;
-use crate::error::{EndCause, Error};
-use crate::inflight::{NumberHasher, Slot, Waiter};
+use crate::connection::{CallOptions, Deadline, Encoded, Limits, sleep_until, timed_out};
+use crate::error::{self, EndCause, Error};
+use crate::inflight::{NumberHasher, Progress, Slot, Waiter};
 use crate::packet::{Header, MessageStatus};
 use crate::protocol::Procedure;
 use crate::queue::{EventQueue, Item, Queued, Slice, Taken};
@@ -191,9 +194,35 @@ impl NamedCall {
         })
     }
 
-    /// Sends the call, to be answered to the connection task. It waits for no slot and has no deadline: whoever waits for
-    /// the outcome has one.
-    fn submit(self, shared: &Shared, key: &Key, step: Step) -> Result<(), Arc<EndCause>> {
+    /// The same call, to be sent once more on another connection.
+    fn copy(&self) -> Self {
+        let Encoded {
+            bytes,
+            stamp,
+            procedure,
+            ..
+        } = &self.call;
+        NamedCall {
+            name: self.name,
+            call: Encoded {
+                bytes: bytes.clone(),
+                stamp: *stamp,
+                procedure: *procedure,
+                files: None,
+                ahead: false,
+                announce: None,
+            },
+        }
+    }
+
+    /// Sends the call, to be answered to the connection task. It has no deadline: whoever waits for the outcome has one.
+    fn submit(
+        self,
+        shared: &Shared,
+        key: &Key,
+        step: Step,
+        slot: Slot,
+    ) -> Result<(), Arc<EndCause>> {
         let hook = Hook {
             key: key.clone(),
             name: self.name,
@@ -202,7 +231,7 @@ impl NamedCall {
         shared
             .connection
             .calls
-            .submit(self.call.submit(Waiter::Hook(hook), None, Slot::default()))
+            .submit(self.call.submit(Waiter::Hook(hook), None, slot))
     }
 }
 
@@ -220,10 +249,12 @@ enum Step {
     Deregister,
 }
 
-/// All registrations of one connection.
+/// All registrations of one connection, or of all that follow each other.
 #[derive(Default)]
 pub(super) struct Subscriptions {
     registry: Mutex<Registry>,
+    /// Whether a connection that is lost may be made again.
+    lasting: bool,
 }
 
 #[derive(Default)]
@@ -232,6 +263,10 @@ struct Registry {
     /// By program, procedure and callback id. Only ids of our own registrations are in it.
     routes: HashMap<Route, Arc<Fanout>, BuildHasherDefault<NumberHasher>>,
     held: Held,
+    /// The connection that they are on.
+    on: Weak<Shared>,
+    /// Whether new ones can go there now.
+    open: bool,
     registering: usize,
     /// Events that have come so far.
     arrived: u64,
@@ -278,8 +313,17 @@ impl Held {
 struct Target {
     fanout: Arc<Fanout>,
     phase: watch::Sender<Phase>,
-    callback_id: fn(Bytes) -> Result<i32, DecodeError>,
-    deregister: fn(i32) -> Result<NamedCall, Error>,
+    registration: Arc<Registration>,
+    /// Whether the registration has been sent on the connection that there is.
+    submitted: bool,
+    gap: Option<Gap>,
+}
+
+/// A loss that has not been told yet.
+struct Gap {
+    cause: Arc<EndCause>,
+    /// To whom: those below this number. Later ones have missed nothing.
+    subscribers: u64,
 }
 
 #[derive(Clone)]
@@ -292,6 +336,21 @@ enum Phase {
 }
 
 impl Target {
+    /// Says to the streams what they may have missed, before the first event that comes now, and that `lost` more were not held.
+    fn is_live_again(&mut self, lost: u64) {
+        let gap = self.gap.take();
+        if gap.is_none() && lost == 0 {
+            return;
+        }
+        for (subscriber, queue) in self.fanout.lock().iter() {
+            match &gap {
+                // Where nobody knows how many are missing, these are among them.
+                Some(gap) if *subscriber < gap.subscribers => queue.gap(&gap.cause),
+                _ => queue.lose(lost),
+            }
+        }
+    }
+
     /// Whether an event of `procedure` and with `id`, if it begins with one, is of this target, and has no route of its own.
     fn takes_without_route(
         &self,
@@ -321,6 +380,10 @@ struct Fanout {
 pub(crate) type ArrivedQueue = EventQueue<Arrived>;
 
 impl Fanout {
+    fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<(u64, Arc<ArrivedQueue>)>> {
         // Nothing panics under this lock.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
@@ -360,10 +423,9 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let shared = &self.client.handle.shared;
-        shared
-            .subscriptions
-            .unsubscribe(shared, &self.key, self.subscriber);
+        self.client
+            .subscriptions()
+            .unsubscribe(&self.key, self.subscriber);
     }
 }
 
@@ -374,36 +436,22 @@ pub(super) async fn subscribe(
     registration: Registration,
     queue: &Arc<ArrivedQueue>,
 ) -> Result<Subscription, Error> {
-    let shared = &client.handle.shared;
-    let Registration {
-        key,
-        register,
-        mut beside,
-        callback_id,
-        deregister,
-    } = registration;
-    let mut register = Some(register);
+    let subscriptions = client.subscriptions();
+    let registration = Arc::new(registration);
+    let key = &registration.key;
     loop {
         let (mut phase, subscription) = {
-            let mut registry = shared.subscriptions.lock();
+            let mut registry = subscriptions.lock();
             if let Some(cause) = &registry.end {
                 return Err(Error::disconnected(cause.clone(), false));
             }
-            if let Some(phase) = registry.must_wait_for(&key) {
+            if let Some(phase) = registry.must_wait_for(key) {
                 (phase, None)
             } else {
-                if !registry.targets.contains_key(&key) {
-                    let beside = beside.take_if(|_| registry.has_others(&key));
-                    let Some(call) = beside.or_else(|| register.take()) else {
-                        return Err(Error::Unsupported(
-                            "registration ended twice while it was waited for".to_owned(),
-                        ));
-                    };
-                    call.submit(shared, &key, Step::Register)
-                        .map_err(|cause| Error::disconnected(cause, false))?;
-                    registry.insert(&key, callback_id, deregister);
+                if !registry.targets.contains_key(key) {
+                    subscriptions.insert(&mut registry, &registration)?;
                 }
-                registry.join(client, &key, queue)
+                registry.join(client, key, queue)
             }
         };
         // From here on the subscription's drop cleans up, whatever becomes of this future.
@@ -436,24 +484,41 @@ impl Registry {
 
     /// Whether the daemon knows, or may still know, other registrations for the target of `key`.
     fn has_others(&self, key: &Key) -> bool {
-        self.targets.keys().any(|other| other.same_target(key))
+        self.targets
+            .keys()
+            .any(|other| other != key && other.same_target(key))
     }
 
-    /// Puts in a target whose registration has been sent.
-    fn insert(
-        &mut self,
-        key: &Key,
-        callback_id: fn(Bytes) -> Result<i32, DecodeError>,
-        deregister: fn(i32) -> Result<NamedCall, Error>,
-    ) {
-        let target = Target {
-            fanout: Arc::default(),
-            phase: watch::Sender::new(Phase::Registering),
-            callback_id,
-            deregister,
+    /// Sends the registration of a target.
+    fn submit(&mut self, shared: &Shared, key: &Key, slot: Slot) -> Result<(), Arc<EndCause>> {
+        let has_others = self.has_others(key);
+        let Some(target) = self.targets.get_mut(key) else {
+            return Ok(());
         };
-        self.targets.insert(key.clone(), target);
+        let Registration {
+            register, beside, ..
+        } = &*target.registration;
+        let call = beside.as_ref().filter(|_| has_others).unwrap_or(register);
+        call.copy().submit(shared, key, Step::Register, slot)?;
+        target.submitted = true;
         self.registering += 1;
+        Ok(())
+    }
+
+    /// The targets that the connection's daemon does not know of. Those that nobody wants any more are forgotten.
+    fn unsubmitted(&mut self) -> Vec<Key> {
+        self.targets.retain(|_, target| {
+            let is_wanted = target.submitted || !target.fanout.is_empty();
+            if !is_wanted {
+                target.phase.send_replace(Phase::Gone);
+            }
+            is_wanted
+        });
+        let targets = self.targets.iter();
+        targets
+            .filter(|(_, target)| !target.submitted)
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     /// Joins an existing target, or gives only its phase where it is on its way out.
@@ -484,7 +549,95 @@ impl Registry {
     }
 }
 
+/// Registers on a new connection what was registered on the one before it. The daemon has answered to all that was live when
+/// this returns.
+pub(super) async fn register_again(shared: &Arc<Shared>, deadline: Deadline) -> Result<(), Error> {
+    let options = CallOptions {
+        phase: error::Phase::Subscription,
+        deadline,
+        limits: Limits::Connection,
+    };
+    let subscriptions = &shared.subscriptions;
+    subscriptions.attach(shared, false);
+    let mut answers = Vec::new();
+    while let Some(keys) = subscriptions.still_to_register() {
+        for key in keys {
+            // As many as the daemon reads at once, as all calls.
+            let slot = shared.connection.slot(&options, &mut None).await?;
+            let mut registry = subscriptions.lock();
+            registry
+                .submit(shared, &key, slot)
+                .map_err(|cause| Error::disconnected(cause, false))?;
+            answers.extend(registry.targets.get(&key).map(|it| it.phase.subscribe()));
+        }
+    }
+    let answered = async {
+        for mut phase in answers {
+            // One that has gone was answered too.
+            let _ = phase
+                .wait_for(|phase| !matches!(phase, Phase::Registering))
+                .await;
+        }
+    };
+    tokio::select! {
+        biased;
+        cause = shared.connection.closed() => Err(Error::disconnected(cause, false)),
+        () = answered => Ok(()),
+        () = sleep_until(deadline) => Err(timed_out(&options, Progress::Sent)),
+    }
+}
+
 impl Subscriptions {
+    /// Those of connections that follow each other.
+    pub(super) fn lasting() -> Self {
+        Subscriptions {
+            lasting: true,
+            ..Subscriptions::default()
+        }
+    }
+
+    /// Goes over to the connection of `shared`; where it is `open`, new registrations go there at once.
+    pub(super) fn attach(&self, shared: &Arc<Shared>, open: bool) {
+        let mut registry = self.lock();
+        registry.on = Arc::downgrade(shared);
+        registry.open = open;
+    }
+
+    /// What the connection's daemon does not know of; where that is nothing, new registrations go there at once from here on.
+    fn still_to_register(&self) -> Option<Vec<Key>> {
+        let mut registry = self.lock();
+        let keys = registry.unsubmitted();
+        registry.open = keys.is_empty();
+        (!registry.open).then_some(keys)
+    }
+
+    /// Puts a target in, and sends its registration if there is a connection for that.
+    fn insert(
+        &self,
+        registry: &mut Registry,
+        registration: &Arc<Registration>,
+    ) -> Result<(), Error> {
+        let key = &registration.key;
+        let target = Target {
+            fanout: Arc::default(),
+            phase: watch::Sender::new(Phase::Registering),
+            registration: registration.clone(),
+            submitted: false,
+            gap: None,
+        };
+        registry.targets.insert(key.clone(), target);
+        let on = registry.on.upgrade().filter(|_| registry.open);
+        let submitted = on.map(|shared| registry.submit(&shared, key, Slot::default()));
+        match submitted {
+            // It has been lost in this moment, and the registration waits for the next one.
+            Some(Err(cause)) if !self.lasting => {
+                registry.targets.remove(key);
+                Err(Error::disconnected(cause, false))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Brings an event to its subscribers.
     pub(super) fn event(&self, header: Header, payload: Bytes) {
         let mut registry = self.lock();
@@ -537,14 +690,16 @@ impl Subscriptions {
     fn registered(&self, shared: &Shared, hook: Hook, status: MessageStatus, payload: Bytes) {
         let mut registry = self.lock();
         let registry = &mut *registry;
-        registry.registering -= 1;
-        let Some(target) = registry.targets.get(&hook.key) else {
+        // It is none where all has ended.
+        registry.registering = registry.registering.saturating_sub(1);
+        let Some(target) = registry.targets.get_mut(&hook.key) else {
             return;
         };
+        let callback_id = target.registration.callback_id;
         let id = finish(hook.name, status, payload).and_then(|payload| match hook.key.messages {
             Messages::Plain { event_id, .. } => Ok(event_id),
             Messages::Numbered(_) | Messages::Unknown { .. } => {
-                (target.callback_id)(payload).map_err(|error| Error::xdr(hook.name, error))
+                callback_id(payload).map_err(|error| Error::xdr(hook.name, error))
             }
         });
         match id {
@@ -553,21 +708,19 @@ impl Subscriptions {
                     registry.routes.insert(route, target.fanout.clone());
                 }
                 target.phase.send_replace(Phase::Active { callback_id });
-                if registry.held.lost > 0 {
-                    let queues = target.fanout.lock();
-                    queues
-                        .iter()
-                        .for_each(|(_, queue)| queue.lose(registry.held.lost));
-                }
+                target.is_live_again(registry.held.lost);
                 for event in registry.held.take(&hook.key, callback_id) {
                     target.fanout.push(event);
                 }
-                if target.fanout.lock().is_empty() {
+                if target.fanout.is_empty() {
                     registry.deregister(shared, &hook.key, callback_id);
                 }
             }
             Err(error) => {
                 if let Some(target) = registry.targets.remove(&hook.key) {
+                    for (_, queue) in target.fanout.lock().iter() {
+                        queue.fail(error.clone());
+                    }
                     target.phase.send_replace(Phase::Failed(error));
                 }
             }
@@ -577,7 +730,7 @@ impl Subscriptions {
         }
     }
 
-    fn unsubscribe(&self, shared: &Shared, key: &Key, subscriber: u64) {
+    fn unsubscribe(&self, key: &Key, subscriber: u64) {
         let mut registry = self.lock();
         let Some(target) = registry.targets.get(key) else {
             return;
@@ -587,12 +740,33 @@ impl Subscriptions {
         queues.retain(|(id, _)| *id != subscriber);
         let was_last = queues.is_empty() && before > 0;
         drop(queues);
+        if was_last && !target.submitted {
+            target.phase.send_replace(Phase::Gone);
+            registry.targets.remove(key);
+            return;
+        }
         // While the registration waits for its reply, the reply sees that nobody is left.
         let callback_id = match *target.phase.borrow() {
             Phase::Active { callback_id } if was_last => callback_id,
             _ => return,
         };
-        registry.deregister(shared, key, callback_id);
+        match registry.on.upgrade() {
+            Some(shared) => registry.deregister(&shared, key, callback_id),
+            // Its end will be told in a moment.
+            None => drop(registry.targets.remove(key)),
+        }
+    }
+
+    /// The connection of `shared` has ended with `cause`.
+    pub(super) fn disconnected(&self, shared: &Shared, cause: &Arc<EndCause>) {
+        if !self.lasting {
+            return self.end(cause);
+        }
+        let mut registry = self.lock();
+        // One that never came so far has nothing to lose.
+        if std::ptr::eq(registry.on.as_ptr(), shared) && registry.end.is_none() {
+            registry.lose(cause);
+        }
     }
 
     /// Ends every subscription with `cause`, and every one to come.
@@ -618,14 +792,48 @@ impl Subscriptions {
 }
 
 impl Registry {
-    /// Where an event goes for which there is no route.
-    fn without_route(&self, header: Header, id: Option<i32>) -> Vec<Arc<Fanout>> {
+    /// Where an event goes for which there is no route. Its registration is live then, whether or not the reply is there.
+    fn without_route(&mut self, header: Header, id: Option<i32>) -> Vec<Arc<Fanout>> {
         let (program, procedure) = (header.program, header.procedure);
         let ours = self
             .targets
-            .iter()
+            .iter_mut()
             .filter(|(key, target)| target.takes_without_route(key, program, procedure, id));
-        ours.map(|(_, target)| target.fanout.clone()).collect()
+        ours.map(|(_, target)| {
+            target.is_live_again(0);
+            target.fanout.clone()
+        })
+        .collect()
+    }
+
+    /// The connection has been lost: what was registered there waits for the next one.
+    fn lose(&mut self, cause: &Arc<EndCause>) {
+        self.on = Weak::new();
+        self.open = false;
+        self.registering = 0;
+        self.routes.clear();
+        self.held = Held::default();
+        let subscribers = self.next_subscriber;
+        for target in self.targets.values_mut() {
+            target.submitted = false;
+            let was_active = matches!(*target.phase.borrow(), Phase::Active { .. });
+            if was_active {
+                target.phase.send_replace(Phase::Registering);
+                target.gap.get_or_insert_with(|| Gap {
+                    cause: cause.clone(),
+                    subscribers,
+                });
+            }
+        }
+        // The daemon has forgotten what was on its way out, and nobody is left of what nobody wants.
+        self.targets.retain(|_, target| {
+            let is_wanted =
+                matches!(*target.phase.borrow(), Phase::Registering) && !target.fanout.is_empty();
+            if !is_wanted {
+                target.phase.send_replace(Phase::Gone);
+            }
+            is_wanted
+        });
     }
 
     /// Sends the deregistration of a target that nobody wants any more. A new registration for it waits for the reply:
@@ -638,8 +846,8 @@ impl Registry {
             return;
         };
         target.phase.send_replace(Phase::Deregistering);
-        let submitted =
-            (target.deregister)(callback_id).map(|call| call.submit(shared, key, Step::Deregister));
+        let submitted = (target.registration.deregister)(callback_id)
+            .map(|call| call.submit(shared, key, Step::Deregister, Slot::default()));
         if !matches!(submitted, Ok(Ok(()))) {
             // The connection has ended: the daemon has forgotten everything anyway.
             self.targets.remove(key);

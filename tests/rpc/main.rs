@@ -25,6 +25,7 @@ mod hypervisor;
 mod keepalive;
 mod limits;
 mod object_events;
+mod reconnect;
 mod replies;
 #[cfg(feature = "sasl")]
 mod sasl;

@@ -251,6 +251,10 @@ impl Stream for MonitorEvents {
             Item::Event(event) => Some(self.decode(event.payload)),
             Item::Lost(number) => Some(Err(Error::EventsLost(number))),
             Item::Gap(cause) => Some(Err(Error::Gap { cause })),
+            Item::Failed(error) => {
+                self.subscription = None;
+                Some(Err(error))
+            }
             Item::Ended(cause) => {
                 self.subscription = None;
                 ended(cause)

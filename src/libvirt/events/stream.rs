@@ -65,6 +65,10 @@ impl<F: EventFamily> Stream for ObjectEvents<F> {
             Item::Event(event) => Some(family::decode::<F>(event)),
             Item::Lost(number) => Some(Err(Error::EventsLost(number))),
             Item::Gap(cause) => Some(Err(Error::Gap { cause })),
+            Item::Failed(error) => {
+                self.subscriptions.clear();
+                Some(Err(error))
+            }
             Item::Ended(cause) => {
                 self.subscriptions.clear();
                 ended(cause)
