@@ -87,3 +87,39 @@ fn fixed_sizes_are_the_limits_of_the_replies() {
         assert!(sizes > 25, "{sizes}");
     });
 }
+
+/// Servers leave strings out of typed parameters unless they are told that strings are welcome.
+#[test]
+fn strings_in_replies_are_asked_for() {
+    const STRING_OKAY: Option<i64> = Some(4);
+    with_model(&definitions(), |model| {
+        let is = |base: Base, name: &str| match base {
+            Base::Type(id) => model.types[id].origin.wire == name,
+            _ => false,
+        };
+        let mut asked = 0;
+        let programs = model
+            .modules
+            .iter()
+            .filter_map(|module| module.program.as_ref());
+        for procedure in programs.flat_map(|program| &program.procedures) {
+            let reply = fields(model, &procedure.reply);
+            let typed = |field: &Field| is(field.declared.base, "remote_typed_param");
+            if !reply.iter().any(typed) {
+                continue;
+            }
+            for flags in fields(model, &procedure.argument) {
+                let sent = if is(flags.declared.base, "virTypedParameterFlags") {
+                    flags.value
+                } else if is(flags.declared.base, "virDomainModificationImpact") {
+                    flags.adds
+                } else {
+                    continue;
+                };
+                assert_eq!(sent, STRING_OKAY, "{}", procedure.origin.wire);
+                asked += 1;
+            }
+        }
+        assert_eq!(asked, 12);
+    });
+}
