@@ -4,7 +4,7 @@
 
 use futures_util::StreamExt;
 use futures_util::stream::select_all;
-use libvirt_qmp::{Config, Error, Libvirt, Monitor};
+use libvirt_qmp::{Config, Libvirt, Monitor};
 use tokio::net::UnixStream;
 
 #[tokio::main]
@@ -34,10 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                     .map_or("?", |domain| domain.name.as_str());
                 println!("{domain}: {}", event.name);
             }
-            // The stream goes on after these two.
-            Some(Err(error @ (Error::EventsLost(_) | Error::Decode { .. }))) => {
-                eprintln!("{error}")
-            }
+            Some(Err(error)) if error.leaves_stream_open() => eprintln!("{error}"),
             Some(Err(error)) => return Err(error.into()),
             None => break,
         }

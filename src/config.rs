@@ -1,9 +1,12 @@
-//! What a user can set about a connection. Plain data; imports credentials alone.
+//! What a user can set about a connection. Plain data; imports credentials alone. The timeouts of single steps are in `timeouts`.
+
+mod timeouts;
 
 use std::time::Duration;
 
 #[cfg(feature = "sasl")]
 use crate::credentials::{Credentials, CredentialsRequest, CredentialsSource};
+use timeouts::Timeouts;
 
 /// Settings of a connection, made by chained setters.
 ///
@@ -24,6 +27,7 @@ pub struct Config {
     pub(crate) max_in_flight: usize,
     pub(crate) call_timeout: Option<Duration>,
     pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) timeouts: Timeouts,
     pub(crate) event_queue: usize,
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) handshake: Handshake,
@@ -33,6 +37,7 @@ pub struct Config {
     #[cfg(feature = "sasl")]
     pub(crate) plain_in_clear: bool,
     pub(crate) max_message: usize,
+    pub(crate) reconnect: Option<Backoff>,
 }
 
 /// What is expected of a QMP server before the first command.
@@ -56,6 +61,50 @@ pub(crate) struct Keepalive {
     pub(crate) count: u32,
 }
 
+/// How a lost connection is made again: see [`Config::reconnect`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    pub(crate) first: Duration,
+    pub(crate) longest: Duration,
+    pub(crate) give_up_after: Option<Duration>,
+}
+
+impl Backoff {
+    /// 100 ms before the first try, twice as long after each that fails, up to 30 s; never gives up. Of each delay a random part
+    /// of up to a half is left out, so that many clients of one daemon do not come back at once.
+    pub fn new() -> Self {
+        Backoff {
+            first: Duration::from_millis(100),
+            longest: Duration::from_secs(30),
+            give_up_after: None,
+        }
+    }
+
+    /// How long to wait before the first try; at least 1 ms.
+    pub fn first(mut self, delay: Duration) -> Self {
+        self.first = delay.max(Duration::from_millis(1));
+        self
+    }
+
+    /// The longest that is waited between two tries; at least 1 ms.
+    pub fn longest(mut self, delay: Duration) -> Self {
+        self.longest = delay.max(Duration::from_millis(1));
+        self
+    }
+
+    /// How long to try, counted from each loss; `None` tries for ever. A try that is under way then is given up.
+    pub fn give_up_after(mut self, time: Option<Duration>) -> Self {
+        self.give_up_after = time;
+        self
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff::new()
+    }
+}
+
 impl Config {
     /// `qemu:///system`, read-write, 4 calls in flight and one per monitor, calls end after 60 s, connecting after 15 s,
     /// 4096 events wait per stream, keepalive every 5 s with 5 tries.
@@ -66,6 +115,7 @@ impl Config {
             max_in_flight: 4,
             call_timeout: Some(Duration::from_secs(60)),
             connect_timeout: Some(Duration::from_secs(15)),
+            timeouts: Timeouts::default(),
             event_queue: 4096,
             keepalive: Some(Keepalive {
                 interval: Duration::from_secs(5),
@@ -78,6 +128,7 @@ impl Config {
             #[cfg(feature = "sasl")]
             plain_in_clear: false,
             max_message: 64 << 20,
+            reconnect: None,
         }
     }
 
@@ -120,7 +171,7 @@ impl Config {
 
     /// How long connecting may take: the way to the daemon, where it begins with a URI, and authentication and opening together,
     /// and then looking the domain up; for a QMP socket connecting it, and then the greeting and the negotiation of capabilities
-    /// together. `None` waits for ever.
+    /// together. `None` waits for ever. A step with a timeout of its own has that instead: see [Deadlines](Config#deadlines).
     pub fn connect_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.connect_timeout = timeout;
         self
@@ -165,6 +216,40 @@ impl Config {
         self
     }
 
+    /// Makes a lost connection again, as `backoff` says. Without this a connection that is lost has ended.
+    ///
+    /// It takes a connection that knows its way: one by URI ([`Libvirt::connect_with`](crate::Libvirt::connect_with),
+    /// [`LibvirtRpc::connect_uri_with`](crate::LibvirtRpc::connect_uri_with)) or address, or with a function that connects
+    /// ([`Libvirt::open_with`](crate::Libvirt::open_with)). Over a stream that was handed in it is refused
+    /// ([`Error::Unsupported`](crate::Error)). These rules are fixed:
+    ///
+    /// - The first connecting is tried once, and its error is returned.
+    /// - Every end of the connection is a loss but the user's own: closing, disconnecting, dropping the last handle. These end the
+    ///   trying too, at once, at whatever point.
+    /// - A try is made after the delay and has [`connect_timeout`](Config::connect_timeout). It is the whole way: connecting,
+    ///   authenticating, opening, registering every live event stream again. Where any of it fails, the next try follows after
+    ///   the next delay. The delays begin anew only where the connection lived longer than the next of them: a peer that
+    ///   accepts and closes at once is not asked all the time.
+    /// - What the next try cannot mend ends it at once: authentication that failed (a wrong password, missing credentials), a
+    ///   URI or parameter that is not understood or not supported, a certificate that is not trusted, or a certificate file that is
+    ///   missing or not right. Whoever waits then gets [`EndCause::GaveUp`](crate::EndCause), as when
+    ///   [`Backoff::give_up_after`] is over. A daemon that rejects the client's certificate cannot be told from one that is going
+    ///   down, and is tried again.
+    /// - No command is ever sent again. Those in flight fail at the loss with [`Error::Disconnected`](crate::Error), and
+    ///   `maybe_executed` says whether they had been sent. Those made meanwhile wait for the connection within their own timeout
+    ///   ([`Phase::Reconnect`](crate::Phase)), and so do new event streams.
+    /// - Each event stream goes on. Where the connection was lost it has one [`Error::Gap`](crate::Error), before the first
+    ///   event of the new connection: what came meanwhile is missing. One that the peer does not want to serve any more ends with
+    ///   the peer's error.
+    /// - A domain stays the one that was found first, by its UUID. What was known of its QEMU is asked anew, for it may have been
+    ///   started again meanwhile.
+    ///
+    /// The drivers `LibvirtC` and [`Virsh`](crate::Virsh) cannot do it, and refuse it.
+    pub fn reconnect(mut self, backoff: Backoff) -> Self {
+        self.reconnect = Some(backoff);
+        self
+    }
+
     /// Who the user is to a daemon that wants SASL. Without this, libvirt's `auth.conf` is asked, where a URI says which host
     /// is meant: the file that `LIBVIRT_AUTH_FILE` names, else the URI's parameter `authfile`, else
     /// `libvirt/auth.conf` in the user's configuration directory, else `/etc/libvirt/auth.conf`.
@@ -177,13 +262,13 @@ impl Config {
     }
 
     /// As [`Config::credentials`], asked for when a daemon wants them: never before, and once for each connection that is
-    /// made. The answer is waited for within [`Config::connect_timeout`], which a user who is to type needs longer; none
+    /// made. The answer is waited for within [`Config::auth_timeout`], which a user who is to type needs longer; none
     /// means that there are none. `ask` must not block: see `tokio::task::spawn_blocking`.
     ///
     /// ```
     /// use libvirt_qmp::{Config, Credentials};
     ///
-    /// let config = Config::new().connect_timeout(None).ask_credentials(|request| async move {
+    /// let config = Config::new().auth_timeout(None).ask_credentials(|request| async move {
     ///     println!("{} wants a password", request.host.as_deref().unwrap_or("the daemon"));
     ///     Some(Credentials::new("fred", "what the user typed"))
     /// });

@@ -131,6 +131,14 @@ pub enum Error {
     /// stream goes on.
     #[error("{0} events were lost: they came faster than they were taken")]
     EventsLost(u64),
+    /// The connection was lost and made again at this place in the stream: events may be missing here, and nobody knows how
+    /// many. The stream goes on.
+    #[error("the connection was lost and made again: events may be missing")]
+    Gap {
+        /// How it was lost.
+        #[source]
+        cause: Arc<EndCause>,
+    },
 }
 
 /// Why authentication by SASL failed.
@@ -307,6 +315,8 @@ pub enum Phase {
     Event,
     /// Waiting for the consumer of a stream to take what has come, while others wait behind it.
     Consumer,
+    /// Waiting for a lost connection to be made again; nothing was sent.
+    Reconnect,
 }
 
 impl fmt::Display for Phase {
@@ -328,6 +338,7 @@ impl fmt::Display for Phase {
             Phase::Reply => "waiting for the reply",
             Phase::Event => "waiting for the event",
             Phase::Consumer => "waiting for the data of the stream to be taken",
+            Phase::Reconnect => "waiting for the connection to be made again",
         })
     }
 }
@@ -376,6 +387,17 @@ pub enum EndCause {
     HypervisorClosed {
         /// `virConnectCloseReason`: 0 error, 1 end of file, 2 keepalive, 3 client.
         reason: i32,
+    },
+    /// The connection was lost, and could not be made again as [`Config::reconnect`](crate::Config::reconnect) says.
+    #[error("lost ({lost}), and not made again in {tries} tries")]
+    GaveUp {
+        /// How it was lost.
+        lost: Arc<EndCause>,
+        /// How often it was tried.
+        tries: u32,
+        /// How the last try failed.
+        #[source]
+        last: Box<Error>,
     },
     /// The task that owns the socket was cancelled, as happens when its runtime shuts down.
     #[error("the runtime of the connection was shut down")]
@@ -590,6 +612,14 @@ impl Error {
                     | LibvirtError::AGENT_UNSYNCED
                     | LibvirtError::AGENT_COMMAND_TIMEOUT
             )
+        )
+    }
+
+    /// Whether an event stream goes on after this item: events were lost, cannot be decoded, or may be missing.
+    pub fn leaves_stream_open(&self) -> bool {
+        matches!(
+            self,
+            Error::EventsLost(_) | Error::Decode { .. } | Error::Gap { .. }
         )
     }
 

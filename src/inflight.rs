@@ -221,12 +221,13 @@ struct State<R, H> {
 }
 
 impl<R, H> Calls<R, H> {
-    pub(crate) fn new() -> Self {
+    /// None yet; the first has this serial.
+    pub(crate) fn new(serial: u32) -> Self {
         Calls {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 table: HashMap::default(),
-                next_serial: 0,
+                next_serial: serial,
                 wrapped: false,
                 batch: 0,
                 written: 0,
@@ -372,6 +373,11 @@ impl<R, H> Calls<R, H> {
             // A caller that has gone needs no answer.
             let _ = sender.send(Err(Failure::Files(Arc::new(error))));
         }
+    }
+
+    /// The serial of the next call, after all that had one.
+    pub(crate) fn next_serial(&self) -> u32 {
+        self.lock().next_serial
     }
 
     /// Takes the call that a reply answers out of the table.
@@ -639,7 +645,7 @@ mod tests {
 
     #[tokio::test]
     async fn queued_calls_leave_together_and_replies_find_them() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let (first, second) = (submit(&calls), submit(&calls));
         assert_eq!(batch(&calls), [0, 0, 0, 0, 0, 0, 0, 1]);
         answer(&calls, 1);
@@ -650,14 +656,14 @@ mod tests {
 
     #[test]
     fn a_call_dropped_while_queued_is_never_sent() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         drop(submit(&calls));
         assert!(batch(&calls).is_empty());
     }
 
     #[test]
     fn late_replies_are_told_from_foreign_ones() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let reply = submit(&calls);
         batch(&calls);
         drop(reply);
@@ -668,7 +674,7 @@ mod tests {
 
     #[test]
     fn a_reply_of_another_procedure_is_not_taken() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let _reply = submit(&calls);
         batch(&calls);
         assert!(matches!(
@@ -679,7 +685,7 @@ mod tests {
 
     #[test]
     fn a_serial_in_use_is_passed_over_after_wrapping() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let _old = submit(&calls);
         batch(&calls);
         calls.lock().next_serial = u32::MAX;
@@ -690,7 +696,7 @@ mod tests {
 
     #[test]
     fn the_oldest_call_is_the_one_sent_first_also_after_wrapping() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         calls.lock().next_serial = u32::MAX - 1;
         let mut replies: Vec<_> = (0..4).map(|_| submit(&calls)).collect();
         batch(&calls);
@@ -706,7 +712,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn deadlines_say_how_far_the_call_had_come() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let now = Instant::now();
         let deadline = Some(now + Duration::from_secs(1));
         let mut replies = Vec::new();
@@ -736,7 +742,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_expired_call_keeps_its_slot_until_the_late_reply() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let limit = Arc::new(tokio::sync::Semaphore::new(1));
         let (mut call, _reply) = call(Some(Instant::now()));
         call.slot.connection = limit.clone().try_acquire_owned().ok();
@@ -750,7 +756,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_reaches_everybody_with_one_cause_and_says_what_was_sent() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let sent = submit(&calls);
         batch(&calls);
         let queued = submit(&calls);
@@ -774,7 +780,7 @@ mod tests {
 
     #[test]
     fn abandoned_calls_do_not_pile_up() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         for _ in 0..10 * FIRST_PURGE {
             drop(submit(&calls));
         }
@@ -789,7 +795,7 @@ mod tests {
 
     #[test]
     fn urgent_bytes_go_first() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let _reply = submit(&calls);
         calls.submit_urgent(b"pong".to_vec());
         assert_eq!(batch(&calls), b"pong\0\0\0\0");
@@ -797,7 +803,7 @@ mod tests {
 
     #[test]
     fn a_call_with_descriptors_leaves_alone_and_in_its_turn() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let _replies = [
             submit(&calls),
             submit_with_file(&calls),
@@ -817,7 +823,7 @@ mod tests {
 
     #[tokio::test]
     async fn descriptors_that_the_system_refuses_fail_their_call_alone() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let refused = submit_with_file(&calls);
         let good = submit(&calls);
         let with = calls.next_batch(&mut Vec::new()).unwrap();
@@ -830,7 +836,7 @@ mod tests {
 
     #[test]
     fn calls_that_go_ahead_keep_their_order() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let numbered = |number: u8, ahead: bool| {
             let (mut call, reply) = call(None);
             call.bytes = vec![number];

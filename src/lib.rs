@@ -28,12 +28,13 @@ mod monitor;
 mod objects;
 mod qmp;
 mod queue;
+mod reconnect;
 mod rpc;
 mod transport;
 mod uri;
 mod wait;
 
-pub use config::{Config, Handshake};
+pub use config::{Backoff, Config, Handshake};
 #[cfg(feature = "sasl")]
 pub use credentials::{Credentials, CredentialsRequest};
 pub use domain::{Commit, DomainExt, Mirror, Snapshot};
@@ -62,6 +63,7 @@ pub use qmp::{
     Greeting, QmpError, Schema, Timestamp, Transaction, Version, schema,
 };
 pub use queue::Overflow;
+pub use reconnect::ConnectionState;
 pub use rpc::{Stream, StreamItem};
 pub use uri::{Auth, HostVerify, Mode, Parameters, Proxy, SshAuth, Transport, Uri, UriError, User};
 pub use wait::{

@@ -89,6 +89,9 @@ pub(crate) enum Item<T = Bytes> {
     Event(T),
     /// So many were dropped here.
     Lost(u64),
+    /// The connection was lost here, and made again: nobody knows what is missing. Losses with nothing between them that is still
+    /// there are one.
+    Gap(Arc<EndCause>),
     /// The connection ended; nothing follows.
     Ended(Arc<EndCause>),
 }
@@ -100,28 +103,59 @@ pub(crate) struct EventQueue<T = Bytes> {
 }
 
 struct Inner<T> {
-    items: VecDeque<T>,
+    /// Begins with an event, if there is anything; no two gaps are neighbours.
+    items: VecDeque<Waiting<T>>,
+    /// How many of `items` are gaps: they take no room.
+    gaps: usize,
     bytes: usize,
     /// Dropped before the first of `items`.
     lost: u64,
-    /// Dropped after the last of `items`; nothing is added before they are taken.
-    lost_after: u64,
+    /// After those, before the first of `items`.
+    gap: Option<Arc<EndCause>>,
+    /// What comes after the last of `items`; nothing is added before it is taken.
+    after: After,
     end: Option<Arc<EndCause>>,
     waker: Option<Waker>,
 }
 
+enum Waiting<T> {
+    Event(T),
+    Gap(Arc<EndCause>),
+}
+
+/// The end of what waits, where events were dropped there. A gap among them comes after them all.
+#[derive(Default)]
+struct After {
+    lost: u64,
+    gap: Option<Arc<EndCause>>,
+}
+
 /// The stream's own end of a queue: what one lock has fetched.
 pub(crate) struct Taken<T = Bytes> {
-    items: VecDeque<T>,
-    lost_after: u64,
+    items: VecDeque<Waiting<T>>,
+    after: After,
 }
 
 impl<T> Default for Taken<T> {
     fn default() -> Self {
         Taken {
             items: VecDeque::new(),
-            lost_after: 0,
+            after: After::default(),
         }
+    }
+}
+
+impl<T> Taken<T> {
+    fn next(&mut self) -> Option<Item<T>> {
+        match self.items.pop_front() {
+            Some(Waiting::Event(item)) => return Some(Item::Event(item)),
+            Some(Waiting::Gap(cause)) => return Some(Item::Gap(cause)),
+            None => {}
+        }
+        if self.after.lost > 0 {
+            return Some(Item::Lost(std::mem::take(&mut self.after.lost)));
+        }
+        self.after.gap.take().map(Item::Gap)
     }
 }
 
@@ -147,9 +181,11 @@ impl<T: Queued> EventQueue<T> {
             options,
             inner: Mutex::new(Inner {
                 items: VecDeque::new(),
+                gaps: 0,
                 bytes: 0,
                 lost: 0,
-                lost_after: 0,
+                gap: None,
+                after: After::default(),
                 end: None,
                 waker: None,
             }),
@@ -175,22 +211,22 @@ impl<T: Queued> EventQueue<T> {
             return;
         }
         let size = item.size();
-        if inner.is_full(size, self.options.limit) || inner.lost_after > 0 {
+        if inner.is_full(size, self.options.limit) || inner.after.lost > 0 {
             match self.options.overflow {
                 Overflow::DropOldest => inner.make_room(size, self.options.limit),
                 Overflow::DropNewest => {
-                    inner.lost_after += 1;
+                    inner.after.lost += 1;
                     return;
                 }
                 Overflow::End => {
-                    inner.lost_after += 1;
+                    inner.after.lost += 1;
                     inner.end = Some(Arc::new(EndCause::UserClosed));
                     return;
                 }
             }
         }
         inner.bytes = inner.bytes.saturating_add(size);
-        inner.items.push_back(item);
+        inner.items.push_back(Waiting::Event(item));
         wake(inner);
     }
 
@@ -203,11 +239,20 @@ impl<T: Queued> EventQueue<T> {
         if inner.lost > 0 {
             other.lose(inner.lost);
         }
-        for item in &inner.items {
-            other.push(item.clone());
+        if let Some(cause) = &inner.gap {
+            other.gap(cause);
         }
-        if inner.lost_after > 0 {
-            other.lose(inner.lost_after);
+        for item in &inner.items {
+            match item {
+                Waiting::Event(item) => other.push(item.clone()),
+                Waiting::Gap(cause) => other.gap(cause),
+            }
+        }
+        if inner.after.lost > 0 {
+            other.lose(inner.after.lost);
+        }
+        if let Some(cause) = &inner.after.gap {
+            other.gap(cause);
         }
         if let Some(cause) = &inner.end {
             other.end(cause.clone());
@@ -219,6 +264,23 @@ impl<T: Queued> EventQueue<T> {
         self.lock().lost += number;
     }
 
+    /// Says after what is queued that the connection was lost by `cause` and made again: events may be missing there.
+    pub(crate) fn gap(&self, cause: &Arc<EndCause>) {
+        let mut inner = self.lock();
+        if inner.end.is_some() {
+            return;
+        }
+        if inner.after.lost > 0 {
+            inner.after.gap.get_or_insert_with(|| cause.clone());
+        } else if inner.items.is_empty() {
+            inner.gap.get_or_insert_with(|| cause.clone());
+        } else if !matches!(inner.items.back(), Some(Waiting::Gap(_))) {
+            inner.items.push_back(Waiting::Gap(cause.clone()));
+            inner.gaps += 1;
+        }
+        wake(inner);
+    }
+
     /// Nothing follows what is queued but the cause.
     pub(crate) fn end(&self, cause: Arc<EndCause>) {
         let mut inner = self.lock();
@@ -228,24 +290,22 @@ impl<T: Queued> EventQueue<T> {
 
     /// The next item. `taken` is the stream's own end of the queue: one lock fetches all that waits.
     pub(crate) fn poll_next(&self, taken: &mut Taken<T>, cx: &mut Context<'_>) -> Poll<Item<T>> {
-        if let Some(item) = taken.items.pop_front() {
-            return Poll::Ready(Item::Event(item));
-        }
-        if taken.lost_after > 0 {
-            return Poll::Ready(Item::Lost(std::mem::take(&mut taken.lost_after)));
+        if let Some(item) = taken.next() {
+            return Poll::Ready(item);
         }
         let mut inner = self.lock();
         if inner.lost > 0 {
             return Poll::Ready(Item::Lost(std::mem::take(&mut inner.lost)));
         }
-        std::mem::swap(&mut inner.items, &mut taken.items);
-        taken.lost_after = std::mem::take(&mut inner.lost_after);
-        inner.bytes = 0;
-        if let Some(item) = taken.items.pop_front() {
-            return Poll::Ready(Item::Event(item));
+        if let Some(cause) = inner.gap.take() {
+            return Poll::Ready(Item::Gap(cause));
         }
-        if taken.lost_after > 0 {
-            return Poll::Ready(Item::Lost(std::mem::take(&mut taken.lost_after)));
+        std::mem::swap(&mut inner.items, &mut taken.items);
+        taken.after = std::mem::take(&mut inner.after);
+        inner.bytes = 0;
+        inner.gaps = 0;
+        if let Some(item) = taken.next() {
+            return Poll::Ready(item);
         }
         if let Some(cause) = &inner.end {
             return Poll::Ready(Item::Ended(cause.clone()));
@@ -265,17 +325,24 @@ impl<T: Queued> EventQueue<T> {
 
 impl<T: Queued> Inner<T> {
     fn is_full(&self, size: usize, limit: usize) -> bool {
-        let too_many = self.items.len() >= limit;
+        let too_many = self.items.len() - self.gaps >= limit;
         too_many || (!self.items.is_empty() && self.bytes.saturating_add(size) > MAX_BYTES)
     }
 
     fn make_room(&mut self, size: usize, limit: usize) {
         while self.is_full(size, limit) {
-            let Some(oldest) = self.items.pop_front() else {
+            let Some(Waiting::Event(oldest)) = self.items.pop_front() else {
                 break;
             };
             self.bytes = self.bytes.saturating_sub(oldest.size());
             self.lost += 1;
+            // A gap stays, after all that were dropped around it.
+            if let Some(Waiting::Gap(_)) = self.items.front()
+                && let Some(Waiting::Gap(cause)) = self.items.pop_front()
+            {
+                self.gaps -= 1;
+                self.gap.get_or_insert(cause);
+            }
         }
     }
 }
@@ -420,6 +487,116 @@ mod tests {
         assert!(matches!(next(&queue, &mut taken).await, Item::Lost(1)));
         push_all(&queue, ["5"]);
         assert!(matches!(next(&queue, &mut taken).await, Item::Ended(_)));
+    }
+
+    fn lost_by(reason: &str) -> Arc<EndCause> {
+        Arc::new(EndCause::Protocol(reason.to_owned()))
+    }
+
+    /// What waits in `queue`, in words.
+    async fn all(queue: &EventQueue) -> Vec<String> {
+        let mut taken = Taken::default();
+        queue.end(Arc::new(EndCause::PeerClosed));
+        let mut all = Vec::new();
+        loop {
+            all.push(match next(queue, &mut taken).await {
+                Item::Event(item) => String::from_utf8(item.to_vec()).unwrap(),
+                Item::Lost(number) => format!("{number} lost"),
+                Item::Gap(cause) => cause.to_string().replace("protocol violation: ", "gap "),
+                Item::Ended(_) => return all,
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_gap_comes_between_the_events_it_was_between() {
+        let queue = queue(3);
+        queue.gap(&lost_by("a"));
+        push_all(&queue, ["1", "2"]);
+        queue.gap(&lost_by("b"));
+        // Nothing came between: for the stream they are one.
+        queue.gap(&lost_by("c"));
+        push_all(&queue, ["3"]);
+        queue.gap(&lost_by("d"));
+        let copy = self::queue(3);
+        queue.copy_to(&copy);
+        for queue in [queue, copy] {
+            assert_eq!(
+                all(&queue).await,
+                ["gap a", "1", "2", "gap b", "3", "gap d"]
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_gap_takes_no_room_and_is_never_dropped() {
+        let queue = queue(2);
+        push_all(&queue, ["1"]);
+        queue.gap(&lost_by("a"));
+        push_all(&queue, ["2"]);
+        queue.gap(&lost_by("b"));
+        push_all(&queue, ["3"]);
+        queue.gap(&lost_by("c"));
+        let copy = self::queue(2);
+        queue.copy_to(&copy);
+        for queue in [queue, copy] {
+            push_all(&queue, ["4", "5", "6"]);
+            queue.gap(&lost_by("d"));
+            assert_eq!(all(&queue).await, ["4 lost", "gap a", "5", "6", "gap d"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn gaps_do_not_pile_up_without_a_reader() {
+        let queue = queue(2);
+        for _ in 0..1000 {
+            push_all(&queue, ["1"]);
+            queue.gap(&lost_by("a"));
+        }
+        assert_eq!(queue.lock().items.len(), 4);
+        assert_eq!(queue.lock().gaps, 2);
+        assert_eq!(
+            all(&queue).await,
+            ["998 lost", "gap a", "1", "gap a", "1", "gap a"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_gap_where_the_newest_go_comes_after_them() {
+        let queue = EventQueue::new(QueueOptions {
+            overflow: Overflow::DropNewest,
+            ..QueueOptions::new(1)
+        });
+        push_all(&queue, ["1", "2"]);
+        queue.gap(&lost_by("a"));
+        push_all(&queue, ["3"]);
+        queue.gap(&lost_by("b"));
+        assert_eq!(all(&queue).await, ["1", "2 lost", "gap a"]);
+    }
+
+    #[tokio::test]
+    async fn there_is_no_gap_after_the_end_and_one_wakes_the_stream() {
+        let queue = EventQueue::new(QueueOptions {
+            overflow: Overflow::End,
+            ..QueueOptions::new(1)
+        });
+        let waiting = tokio::spawn({
+            let queue = queue.clone();
+            async move { next(&queue, &mut Taken::default()).await }
+        });
+        tokio::task::yield_now().await;
+        queue.gap(&lost_by("a"));
+        assert!(matches!(waiting.await.unwrap(), Item::Gap(_)));
+        push_all(&queue, ["1", "2"]);
+        queue.gap(&lost_by("b"));
+        assert_eq!(all(&queue).await, ["1", "1 lost"]);
+    }
+
+    #[test]
+    fn a_gap_costs_the_events_no_memory() {
+        use std::mem::size_of;
+        assert_eq!(size_of::<Waiting<Bytes>>(), size_of::<Bytes>());
+        assert_eq!(size_of::<Waiting<Event>>(), size_of::<Event>());
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! From a URI to a connected stream, and the connecting that the drivers share. Imports uri, transport, connection and error.
+//! From a URI to a connected stream, and the connecting that the drivers share. Imports uri, config, transport, connection and
+//! error.
 //!
 //! `socket` connects sockets, `child` runs programs, `ssh` writes the command for ssh, `tls` makes a TCP stream safe with what `pki`
 //! reads.
@@ -13,18 +14,18 @@ mod tls;
 #[cfg(feature = "tls")]
 mod validity;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tracing::debug;
 
-use crate::connection::Deadline;
+use crate::config::Config;
+use crate::connection::Steps;
 use crate::error::{EndCause, Error};
 use crate::transport::Transport;
 use crate::uri::{self, Uri, User};
 
 pub(crate) use child::ChildStream;
-use socket::{failed, within};
-pub(crate) use socket::{over_tcp, retried, tcp, unix};
+pub(crate) use socket::{failed, over_tcp, retried, tcp, unix, within};
 use ssh::Command;
 
 /// What a URI has turned out to mean on this machine, found without connecting.
@@ -43,14 +44,16 @@ enum Way {
     Child(Command),
 }
 
-/// Connects to the daemon that `text` means, or to the default one, by `deadline`.
+/// Connects to the daemon that `text` means, or to the default one, in the first of `steps`.
 ///
 /// Nothing here blocks: files are read on a thread for that, and so are names looked up.
 pub(crate) async fn dial(
     text: Option<&str>,
-    readonly: bool,
-    deadline: Deadline,
+    config: &Config,
+    steps: &mut Steps,
 ) -> Result<(Uri, Transport), Error> {
+    let deadline = steps.next(config.timeouts.dial);
+    let readonly = config.readonly;
     let shown = text.unwrap_or("the default daemon").to_owned();
     let owned = text.map(str::to_owned);
     let finding = tokio::task::spawn_blocking(move || find(owned.as_deref(), readonly));
@@ -62,7 +65,18 @@ pub(crate) async fn dial(
         Err(error) => return Err(failed(shown, error)),
     };
     debug!(target: "libvirt_qmp::connection", uri = %target.uri, "connecting");
-    let transport = target.connect(deadline).await?;
+    let transport = match &target.way {
+        Way::Unix(path) => unix(path, deadline).await?,
+        Way::Tcp(host, port) => tcp(address(host, *port), (host.as_str(), *port), deadline).await?,
+        #[cfg(feature = "tls")]
+        Way::Tls(tls) => {
+            let stream = tls.dial(deadline).await?;
+            tls.secure(stream, steps.next(config.timeouts.tls)).await?
+        }
+        Way::Child(command) => {
+            Transport::new(ChildStream::spawn(command, &target.uri.to_string())?)
+        }
+    };
     Ok((target.uri, transport))
 }
 
@@ -107,23 +121,6 @@ fn host(uri: &Uri) -> Result<String, Error> {
     uri.host
         .clone()
         .ok_or_else(|| Error::Unsupported(format!("transport {} without a host", uri.transport)))
-}
-
-impl Target {
-    async fn connect(&self, deadline: Deadline) -> Result<Transport, Error> {
-        match &self.way {
-            Way::Unix(path) => unix(Path::new(path), deadline).await,
-            Way::Tcp(host, port) => {
-                tcp(address(host, *port), (host.as_str(), *port), deadline).await
-            }
-            #[cfg(feature = "tls")]
-            Way::Tls(tls) => tls.connect(deadline).await,
-            Way::Child(command) => {
-                let stream = ChildStream::spawn(command, &self.uri.to_string())?;
-                Ok(Transport::new(stream))
-            }
-        }
-    }
 }
 
 /// `HOST:PORT`, an IPv6 address in brackets.

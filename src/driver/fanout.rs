@@ -64,6 +64,7 @@ impl<T: Queued + Clone> Fanout<T> {
             match old.poll_next(&mut taken, &mut nobody) {
                 Poll::Ready(Item::Event(item)) => queue.push(item),
                 Poll::Ready(Item::Lost(number)) => queue.lose(number),
+                Poll::Ready(Item::Gap(cause)) => queue.gap(&cause),
                 Poll::Ready(Item::Ended(cause)) => break Some(cause),
                 Poll::Pending => break None,
             }
@@ -98,6 +99,13 @@ impl<T: Queued + Clone> Fanout<T> {
         let before = inner.queues.len();
         inner.queues.retain(|other| !Arc::ptr_eq(other, queue));
         before > 0 && inner.queues.is_empty()
+    }
+
+    /// Tells every queue that its source was lost by `cause` and is there again.
+    pub(super) fn gap(&self, cause: &Arc<EndCause>) {
+        for queue in &self.lock().queues {
+            queue.gap(cause);
+        }
     }
 
     /// Ends every queue with `cause`, and those of later streams too.

@@ -12,7 +12,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use super::{Link, duplicate, finish, refuse_oob};
 use crate::config::Config;
-use crate::connection::{Encoded, deadline};
+use crate::connection::{Encoded, Steps};
 use crate::dial::dial;
 use crate::error::{EndCause, Error};
 use crate::libvirt::{DomainKey, Libvirt};
@@ -138,11 +138,11 @@ impl LibvirtRpc {
         domain: impl Into<DomainKey>,
         mut config: Config,
     ) -> Result<Self, Error> {
-        let deadline = deadline(config.connect_timeout);
-        let (uri, stream) = dial(Some(uri), config.readonly, deadline).await?;
+        let mut steps = Steps::new(config.connect_timeout);
+        let (uri, stream) = dial(Some(uri), &config, &mut steps).await?;
         config.uri = uri.name();
         let (link, own) = (Link::over(stream), Box::new(config.clone()));
-        link.session(|stream| Libvirt::open_by(stream, config, Some(uri), deadline))
+        link.session(|stream| Libvirt::open_by(stream, config, Some(uri), steps))
             .await?;
         let monitor = LibvirtRpc::over(Session::Own(link, own), domain.into());
         monitor.make_ready().await?;

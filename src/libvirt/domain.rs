@@ -51,9 +51,9 @@ impl From<&Domain> for DomainKey {
 }
 
 impl Libvirt {
-    /// Looks a domain up, within `Config::connect_timeout`.
+    /// Looks a domain up, within `Config::lookup_timeout`.
     pub(crate) async fn lookup(&self, key: &DomainKey) -> Result<Domain, Error> {
-        let options = self.options_until(Phase::Lookup, deadline(self.config.connect_timeout));
+        let options = self.options_until(Phase::Lookup, deadline(self.config.lookup_within()));
         let name = match key {
             DomainKey::Uuid(uuid) => return self.lookup_uuid(*uuid, options).await,
             DomainKey::Name(name) => name,

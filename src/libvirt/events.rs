@@ -145,7 +145,7 @@ impl Libvirt {
                 event_name(payload).is_none_or(|name| filter.may_match(name))
             }));
         }
-        let deadline = deadline(self.config.call_timeout);
+        let deadline = deadline(self.config.subscribe_within());
         let subscription = self.client.subscribe(registration, queue, deadline).await?;
         Ok(MonitorEvents {
             subscription: Some(subscription),
@@ -245,6 +245,7 @@ impl Stream for MonitorEvents {
         Poll::Ready(match item {
             Item::Event(payload) => Some(self.decode(payload)),
             Item::Lost(number) => Some(Err(Error::EventsLost(number))),
+            Item::Gap(cause) => Some(Err(Error::Gap { cause })),
             Item::Ended(cause) => {
                 self.subscription = None;
                 match *cause {

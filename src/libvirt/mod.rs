@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::Config;
-use crate::connection::{CallOptions, Deadline, Limits, deadline};
+use crate::connection::{CallOptions, Deadline, Limits, Steps, deadline};
 use crate::error::{EndCause, Error, Phase};
 use crate::objects::Domain;
 use crate::protocol::remote::ConnectListAllDomainsArgs;
@@ -97,23 +97,23 @@ impl Libvirt {
 
     /// As [`Libvirt::open`].
     pub(crate) async fn open_over(conn: Transport, config: Config) -> Result<Self, Error> {
-        let deadline = deadline(config.connect_timeout);
-        Libvirt::open_by(conn, config, None, deadline).await
+        let steps = Steps::new(config.connect_timeout);
+        Libvirt::open_by(conn, config, None, steps).await
     }
 
-    /// As [`Libvirt::open`], by `deadline`, where `conn` leads to the daemon that `from` names, if that is known.
+    /// As [`Libvirt::open`], in the next of `steps`, where `conn` leads to the daemon that `from` names, if that is known.
     pub(crate) async fn open_by(
         conn: Transport,
         config: Config,
         from: Option<Uri>,
-        deadline: Deadline,
+        steps: Steps,
     ) -> Result<Self, Error> {
         let client = Client::start(conn, &config);
         let libvirt = Libvirt {
             client,
             config: Arc::new(config),
         };
-        libvirt.start_session(from.as_ref(), deadline).await?;
+        libvirt.start_session(from.as_ref(), steps).await?;
         Ok(libvirt)
     }
 
@@ -163,7 +163,8 @@ impl Libvirt {
     }
 
     /// Closes the session: tells the daemon, and ends the connection. Calls, monitors and event streams on it fail with
-    /// [`EndCause::UserClosed`]. Repeated calls do nothing. Takes at most 5 s, even where the peer does not read.
+    /// [`EndCause::UserClosed`]. Repeated calls do nothing. Takes at most 5 s, even where the peer does not read, unless
+    /// [`Config::close_timeout`] says otherwise.
     ///
     /// # Errors
     ///
@@ -174,13 +175,9 @@ impl Libvirt {
     /// Dropping the future leaves the connection open or closed; calling again finishes it.
     pub async fn close(&self) -> Result<(), Error> {
         if self.client.ended().is_none() {
-            let limit = self
-                .config
-                .call_timeout
-                .map_or(CLOSE_TIMEOUT, |timeout| timeout.min(CLOSE_TIMEOUT));
             let options = CallOptions {
                 phase: Phase::Reply,
-                deadline: deadline(Some(limit)),
+                deadline: deadline(self.config.close_within(CLOSE_TIMEOUT)),
                 limits: Limits::None,
             };
             self.client.leave();

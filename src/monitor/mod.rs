@@ -171,9 +171,10 @@ pub trait Monitor: Send + Sync {
 /// Events of a monitor, in the order they came.
 ///
 /// The items are events and errors. [`Error::EventsLost`] says how many events are missing at that place because they were
-/// not taken fast enough, and [`Error::Decode`] stands for one event that could not be decoded; the stream goes on after
-/// both. Any other error is the reason the connection ended, and the last item. A stream whose monitor was disconnected by
-/// its user just ends.
+/// not taken fast enough, [`Error::Decode`] stands for one event that could not be decoded, and [`Error::Gap`] for what came
+/// while a lost connection was made again ([`Config::reconnect`](crate::Config::reconnect)); the stream goes on after these
+/// ([`Error::leaves_stream_open`]). Any other error is the reason the connection ended, and the last item. A stream whose
+/// monitor was disconnected by its user just ends.
 pub struct EventStream {
     inner: Pin<Box<dyn Stream<Item = Result<Event, Error>> + Send>>,
 }

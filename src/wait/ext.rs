@@ -76,8 +76,9 @@ pub trait WaitExt: Monitor {
     ///
     /// [`Error::Failed`] where QEMU says that it will not come; [`Error::Timeout`] in the phase
     /// [`Event`](crate::Phase::Event), or [`Subscription`](crate::Phase::Subscription) where it came to no more;
-    /// [`Error::EventsLost`] where events came faster than they were judged and it may have been among them; the reason of
-    /// the connection's end; those of [`Monitor::events`].
+    /// [`Error::EventsLost`] where events came faster than they were judged and it may have been among them, and [`Error::Gap`]
+    /// where the connection was lost meanwhile and made again: both only where the question, if there is one, says that it is not
+    /// so; the reason of the connection's end; those of [`Monitor::events`].
     ///
     /// # Cancel safety
     ///

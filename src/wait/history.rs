@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use tracing::debug;
 
 use super::condition::Wait;
-use super::waiter::{Deadline, Occurrence, Waiter, is_gap, next};
+use super::waiter::{Deadline, Occurrence, Waiter, next};
 use crate::error::{EndCause, Error, Phase};
 use crate::monitor::{EventStream, Monitor};
 use crate::qmp::{Event, EventFilter};
@@ -87,7 +87,8 @@ pub struct Found {
     /// The events, in the order they came.
     pub events: Vec<HistoryEntry>,
     /// With [`After::Seq`]: how many events of any name came after that one and are not there any more, so that some that
-    /// were looked for may be missing. Those that were taken away by [`History::clear`] are not counted.
+    /// were looked for may be missing. Those that were taken away by [`History::clear`] are not counted. A connection that was
+    /// lost and made again ([`Error::Gap`]) counts as one, for nobody knows how many came meanwhile.
     pub missed: u64,
     /// The number of the last event that was looked at, for [`After::Seq`] the next time.
     pub mark: u64,
@@ -200,8 +201,8 @@ impl History {
     /// # Errors
     ///
     /// [`Error::Timeout`] in the phase [`Event`](Phase::Event); [`Error::EventsLost`] where nothing was found and something
-    /// may have been missed, since it is not in the history any more or never came this far; the reason why no events come
-    /// any more.
+    /// may have been missed, since it is not in the history any more or never came this far; [`Error::Gap`] where that happens
+    /// while it waits, since the connection was lost; the reason why no events come any more.
     ///
     /// # Cancel safety
     ///
@@ -349,6 +350,13 @@ impl Shared {
         ring.tell(&Live::Lost(number));
     }
 
+    /// Nobody knows how many are missing: for the numbers it is one.
+    fn gap(&self, cause: &Arc<EndCause>) {
+        let mut ring = self.lock();
+        ring.last_seq = ring.last_seq.saturating_add(1);
+        ring.waiting.iter().for_each(|queue| queue.gap(cause));
+    }
+
     fn end(&self, error: Error) {
         let mut ring = self.lock();
         ring.end.get_or_insert(error);
@@ -437,7 +445,11 @@ async fn feed(mut ending: Ending, mut events: EventStream) {
                 ending.shared.record(event);
             }
             Some(Err(Error::EventsLost(number))) => ending.shared.lose(number),
-            Some(Err(error)) if is_gap(&error) => {
+            Some(Err(Error::Gap { cause })) => {
+                shut_down = false;
+                ending.shared.gap(&cause);
+            }
+            Some(Err(error)) if error.leaves_stream_open() => {
                 debug!(%error, "an event is missing in the history");
                 ending.shared.lose(1);
             }
@@ -494,6 +506,7 @@ impl Stream for Replay {
                 Item::Event(Live::Lost(number)) | Item::Lost(number) => {
                     Err(Error::EventsLost(number))
                 }
+                Item::Gap(cause) => Err(Error::Gap { cause }),
                 Item::Ended(_) => Err(this.shared.lock().end.clone().unwrap_or(Error::Closed)),
             }));
         }

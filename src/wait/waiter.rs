@@ -114,11 +114,6 @@ fn ready_now<S: Stream + Unpin>(stream: &mut S, cx: &mut Context<'_>) -> Option<
     }
 }
 
-/// Whether the stream goes on after this error.
-pub(super) fn is_gap(error: &Error) -> bool {
-    matches!(error, Error::EventsLost(_) | Error::Decode { .. })
-}
-
 /// Subscribes for a wait that begins now.
 ///
 /// A stream can have events from before, where a driver keeps those that nobody has taken yet and does not know
@@ -156,7 +151,7 @@ pub(super) async fn discard_stale<M: Monitor + ?Sized>(
             match ready_now(events, cx) {
                 None => break,
                 Some(Some(Ok(_))) => {}
-                Some(Some(Err(error))) if is_gap(&error) => {}
+                Some(Some(Err(error))) if error.leaves_stream_open() => {}
                 Some(end) => return Poll::Ready(Some(end.and_then(Result::err))),
             }
         }
@@ -234,7 +229,7 @@ where
                         return Poll::Ready(settled);
                     }
                 }
-                Some(Some(Err(error))) if is_gap(&error) => self.lose(error),
+                Some(Some(Err(error))) if error.leaves_stream_open() => self.lose(error),
                 Some(Some(Err(error))) => return Poll::Ready(Settled::Ended(Some(error))),
                 Some(None) => return Poll::Ready(Settled::Ended(None)),
             }
@@ -258,8 +253,9 @@ where
             (Some(Error::EventsLost(before)), Error::EventsLost(more)) => {
                 Error::EventsLost(before.saturating_add(more))
             }
-            (Some(before), _) => before,
-            (None, error) => error,
+            // Where the connection was lost, nobody knows how many.
+            (Some(before), error) if !matches!(error, Error::Gap { .. }) => before,
+            (_, error) => error,
         });
     }
 

@@ -15,6 +15,7 @@ mod calls;
 mod cancel;
 mod close;
 mod connect;
+mod deadlines;
 mod end;
 mod events;
 mod files;

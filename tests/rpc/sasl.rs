@@ -167,9 +167,16 @@ async fn external_says_an_empty_something() {
 
 #[tokio::test(start_paused = true)]
 async fn a_daemon_that_says_nothing_in_a_step() {
-    for until in 0..5 {
+    let shared = |until| (until, fred().connect_timeout(Some(LIMIT)));
+    let own = |until| {
+        let config = fred().auth_timeout(Some(LIMIT));
+        (
+            until,
+            config.connect_timeout(Some(Duration::from_millis(1))),
+        )
+    };
+    for (until, mut config) in (0..5).map(shared).chain((0..5).map(own)) {
         let (conn, mut daemon) = unix_pair();
-        let mut config = fred().connect_timeout(Some(LIMIT));
         if until == 4 {
             config = config.ask_credentials(|_| std::future::pending());
         }

@@ -262,6 +262,16 @@ impl MockDaemon {
         }
     }
 
+    /// Sends bytes with a file descriptor on the first of them, as libvirt does not.
+    pub(crate) async fn raw_with_file(&mut self, bytes: &[u8], file: &OwnedFd) {
+        match &self.stream {
+            Stream::Pipe(_) => panic!("a pipe in memory carries no descriptors"),
+            Stream::Unix(stream) => fds::send_on(stream, bytes, file)
+                .await
+                .expect("the client is there"),
+        }
+    }
+
     /// The next packet, of any kind; none where the client has closed.
     pub(crate) async fn packet(&mut self) -> Option<Packet> {
         let next = async {

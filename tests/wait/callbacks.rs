@@ -5,7 +5,9 @@ use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use libvirt_qmp::{CallbackOptions, Callbacks, Command, Error, ErrorClass, EventFilter, Monitor};
+use libvirt_qmp::{
+    CallbackOptions, Callbacks, Command, EndCause, Error, ErrorClass, EventFilter, Monitor,
+};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -59,10 +61,15 @@ async fn the_events_of_one_handler_come_in_order() {
         monitor.emit("OTHER", json!({}));
     }
     monitor.fail(Error::EventsLost(3));
+    let gap = Error::Gap {
+        cause: Arc::new(EndCause::PeerClosed),
+    };
+    monitor.fail(gap.clone());
     // What has come before is waited for, although nobody has taken it yet.
     idle(&callbacks).await;
     let mut expected: Vec<String> = (0..100).map(|n| format!("N{n}")).collect();
     expected.push(Error::EventsLost(3).to_string());
+    expected.push(gap.to_string());
     for log in logs {
         assert_eq!(log.lines(), expected);
     }

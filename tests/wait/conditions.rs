@@ -389,6 +389,41 @@ async fn lost_events_are_an_error_unless_it_is_known_to_be_met() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gap_is_an_error_unless_it_is_known_to_be_met() {
+    let monitor = StandIn::with(|_, _, _| json!({"running": false, "status": "paused"}).into());
+    let gap = || Error::Gap {
+        cause: Arc::new(EndCause::PeerClosed),
+    };
+    // Nobody knows how many were missed, whatever else was.
+    for errors in [
+        vec![gap()],
+        vec![Error::EventsLost(3), gap()],
+        vec![gap(), Error::EventsLost(3)],
+    ] {
+        let task = waiting(&monitor, "RESUME", 1).await;
+        for error in errors {
+            monitor.fail(error);
+        }
+        let error = task.await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::Gap { .. }), "{error:?}");
+    }
+    // What comes after it counts.
+    let task = waiting(&monitor, "STOP", 1).await;
+    monitor.fail(gap());
+    monitor.emit("STOP", json!({}));
+    assert!(task.await.unwrap().is_ok());
+    // There is somebody to ask.
+    let wait = Wait::event("STOP").or_already(Command::new("query-status"), {
+        let asked = AtomicUsize::new(0);
+        move |_| asked.fetch_add(1, Ordering::Relaxed) == 1
+    });
+    let task = waiting(&monitor, wait, 1).await;
+    monitor.fail(gap());
+    assert!(task.await.unwrap().unwrap().is_already());
+    monitor.subscribers(0).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_so_already_is_not_waited_for() {
     let monitor = StandIn::with(|_, name, arguments| {
         match name {

@@ -1,5 +1,6 @@
 //! The history of a monitor's events.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use libvirt_qmp::{
@@ -322,6 +323,28 @@ async fn events_that_never_came_are_told() {
         (vec![1, 2], 5, 7)
     );
     assert_eq!(history.find_events("A", After::Seq(6)).missed, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_is_told_to_those_who_wait_and_counts_as_one_afterwards() {
+    let (monitor, history) = recorded(100).await;
+    let mark = history.mark();
+    let waiting = getting(&history, "B", After::Any);
+    all_is_quiet().await;
+    emit(&monitor, "A", [1]).await;
+    monitor.fail(Error::Gap {
+        cause: Arc::new(EndCause::PeerClosed),
+    });
+    emit(&monitor, "A", [2]).await;
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Gap { .. }), "{error:?}");
+    let found = history.find_events("A", After::Seq(mark));
+    assert_eq!(
+        (numbers(&found), found.missed, found.mark),
+        (vec![1, 2], 1, 3)
+    );
+    let none = history.get_events("B", After::Seq(mark), LATER).await;
+    assert_eq!(lost(none.unwrap_err()), 1);
 }
 
 #[tokio::test(start_paused = true)]

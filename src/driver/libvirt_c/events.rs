@@ -109,6 +109,7 @@ impl Stream for Events {
         Poll::Ready(match item {
             Item::Event(arrival) => Some(arrival),
             Item::Lost(number) => Some(Err(Error::EventsLost(number))),
+            Item::Gap(cause) => Some(Err(Error::Gap { cause })),
             Item::Ended(cause) => {
                 this.source = None;
                 match *cause {

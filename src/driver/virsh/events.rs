@@ -405,6 +405,7 @@ impl Stream for VirshEvents {
             Item::Event(Entry::Event(event)) => Some(Ok(event)),
             Item::Event(Entry::Broken(reason)) => Some(Err(Error::json("event", reason))),
             Item::Lost(number) => Some(Err(Error::EventsLost(number))),
+            Item::Gap(cause) => Some(Err(Error::Gap { cause })),
             Item::Ended(cause) => {
                 this.leave();
                 match *cause {

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use libvirt_qmp::{Error, EventFilter, EventOptions, EventStream};
+use libvirt_qmp::{EventFilter, EventOptions, EventStream};
 
 use crate::connect::{Settings, with_monitor};
 use crate::event::{as_json, as_text, next};
@@ -62,7 +62,7 @@ async fn watch(mut events: EventStream, args: &Args, output: &mut Output) -> Res
                 left = left.map(|left| left - 1);
             }
             // The stream goes on after these two.
-            Some(Err(error @ (Error::EventsLost(_) | Error::Decode { .. }))) => say(&chain(&error)),
+            Some(Err(error)) if error.leaves_stream_open() => say(&chain(&error)),
             Some(Err(error)) => return Err(error.into()),
         }
     }

@@ -82,7 +82,7 @@ async fn watch(
         tokio::select! {
             event = next(&mut events) => match event {
                 Some(Ok(event)) => board.note(&event),
-                Some(Err(Error::EventsLost(_) | Error::Decode { .. })) => {}
+                Some(Err(error)) if error.leaves_stream_open() => {}
                 Some(Err(error)) => return Err(error.into()),
                 None => return Ok(()),
             },
