@@ -237,14 +237,18 @@ impl Method<'_> {
         let Some(base) = self.procedure.reply else {
             return ("()".to_owned(), String::new());
         };
-        let listing = self
-            .fields(self.procedure.argument)
-            .iter()
-            .any(|field| field.origin.wire == "need_results" && field.value.is_some());
+        let listing = self.fields(self.procedure.argument).iter().any(|field| {
+            matches!(field.origin.wire.as_str(), "need_results" | "nparams")
+                && field.value.is_some()
+        });
         match self.fields(Some(base)) {
             [only] => (self.types.plain(&only.declared), format!(".{}", only.rust)),
             // The number of all there is, which is that of the list where the list was asked for.
-            [list, count] if listing && count.origin.wire == "ret" => {
+            [list, count]
+                if listing
+                    && matches!(list.declared.shape, Shape::Variable(_))
+                    && matches!(count.origin.wire.as_str(), "ret" | "nparams") =>
+            {
                 (self.types.plain(&list.declared), format!(".{}", list.rust))
             }
             _ => (self.types.base(base), String::new()),
