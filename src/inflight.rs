@@ -679,7 +679,7 @@ mod tests {
 
     #[test]
     fn those_with_many_packets_take_turns_with_calls_and_each_other() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         for packets in [vec![0xa2, 0xa1, 0xa0], vec![0xb1, 0xb0], vec![]] {
             calls.submit_turn(Arc::new(Packets(Mutex::new(packets))));
         }
@@ -699,7 +699,7 @@ mod tests {
 
     #[test]
     fn a_serial_that_is_refused_is_passed_over() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let taken = Arc::new(Taken::default());
         let (mut announced, _reply) = call(None);
         announced.announce = Some(taken.clone());
@@ -717,7 +717,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_wakes_a_reader_that_paused_while_there_was_none() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         assert!(calls.pause());
         let _reply = submit(&calls);
         calls.resume.notified().await;
