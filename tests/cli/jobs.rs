@@ -16,7 +16,7 @@ use crate::support::process::{PATIENCE, Process};
 use crate::support::qemu::Qemu;
 use crate::support::scratch::Scratch;
 
-const MIB: u64 = 1 << 20;
+const MIB: usize = 1 << 20;
 
 fn job(status: &str, current: u64) -> Value {
     json!({
@@ -204,7 +204,7 @@ async fn live_the_bar_of_a_mirror_goes_from_0_to_100_percent() {
     let scratch = Scratch::new();
     let (source, target) = (scratch.path("source.img"), scratch.path("target.img"));
     // Written, not sparse: QEMU would skip what is a hole.
-    std::fs::write(&source, vec![7; 256 * MIB as usize]).unwrap();
+    std::fs::write(&source, vec![7; 256 * MIB]).unwrap();
     let drive = format!("file={},format=raw,if=none,id=disk0", source.display());
     let qemu = Qemu::start(&["-drive", &drive]);
     let (watched, asked) = (
