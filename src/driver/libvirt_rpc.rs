@@ -326,7 +326,7 @@ impl LibvirtRpc {
         } = options;
         let (libvirt, domain) = self.make_ready().await?;
         let events = libvirt
-            .monitor_events(domain, &filter, queue, overflow)
+            .monitor_events(Some(domain), &filter, queue, overflow)
             .await?;
         if let Some(queue) = events.queue() {
             let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
@@ -396,6 +396,29 @@ impl Libvirt {
     /// [`disconnect`](Monitor::disconnect) ends this monitor and its event streams; the session stays.
     pub fn monitor(&self, domain: impl Into<DomainKey>) -> LibvirtRpc {
         LibvirtRpc::over(Session::Shared(self.clone()), domain.into())
+    }
+
+    /// Subscribes to the monitor events of all domains, those included that are started or defined later: every one from this
+    /// moment on, in order. [`Event::domain`](crate::Event) says whose it is. The daemon is asked once
+    /// (`QEMU_PROC_CONNECT_DOMAIN_MONITOR_EVENT_REGISTER` without a domain).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Monitor::events`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future, or the stream, unsubscribes.
+    pub async fn all_monitor_events(&self, options: EventOptions) -> Result<EventStream, Error> {
+        let EventOptions {
+            filter,
+            queue,
+            overflow,
+            // Nothing is kept for a first stream here.
+            from_now: _,
+        } = options;
+        let events = self.monitor_events(None, &filter, queue, overflow).await?;
+        Ok(EventStream::new(events).filtered(filter))
     }
 }
 

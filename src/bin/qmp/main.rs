@@ -65,7 +65,7 @@ enum Command {
     Demo,
     /// Run QMP commands and print what they return, each as one line of JSON
     Run(run::Args),
-    /// Print the events of a domain, one a line, until interrupted (Ctrl-C)
+    /// Print the events of a domain or of all, one a line, until interrupted (Ctrl-C)
     Events(events::Args),
     /// List the domains, active or not
     List(list::Args),
