@@ -10,8 +10,17 @@ use crate::{Scratch, Shell, libvirtd, qemu};
 fn becomes(pty: &mut Pty, keys: &str, line: &str) {
     pty.send("\x15");
     pty.wait_for_line("qmp> ");
-    pty.send(keys);
-    pty.wait_for_line(&format!("qmp> {line}"));
+    let line = format!("qmp> {line}");
+    match keys.strip_suffix('\t') {
+        Some(keys) => {
+            pty.send(keys);
+            pty.tab_until(&line);
+        }
+        None => {
+            pty.send(keys);
+            pty.wait_for_line(&line);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,7 +138,7 @@ async fn names_come_from_the_running_qemu() {
     becomes(pty, "job-dismiss id=j\t", "job-dismiss id=job-a");
     becomes(
         pty,
-        "qom-get path=/ma\tper\t",
+        "qom-get path=/machine/per\t",
         "qom-get path=/machine/peripheral/ property=str",
     );
     becomes(
@@ -165,8 +174,7 @@ async fn what_is_missing_is_hinted_at() {
     let mut shell = Shell::start(&[]).await;
     let pty = &mut shell.pty;
     // The schema comes in its own time.
-    pty.send("query-nam\t");
-    pty.wait_for_line("qmp> query-nam");
+    becomes(pty, "query-vers\t", "query-version");
     becomes(pty, "device_del ", "device_del id=str");
     assert!(pty.raw().contains("\x1b[2mid=str\x1b[0m"), "it is dim");
     assert_eq!(pty.column(), 16);
@@ -187,10 +195,10 @@ async fn actions_of_a_transaction_are_completed() {
     let pty = &mut shell.pty;
     pty.wait_for_line("qmp> ");
     pty.enter("transaction(");
-    pty.send("block-dirty-bitmap-a\t");
-    pty.wait_for_line("block-dirty-bitmap-add node=str name=str");
-    pty.send("no\t");
-    pty.wait_for_line("block-dirty-bitmap-add node=");
+    pty.send("block-dirty-bitmap-a");
+    pty.tab_until("block-dirty-bitmap-add node=str name=str");
+    pty.send("no");
+    pty.tab_until("block-dirty-bitmap-add node=");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,8 +209,10 @@ async fn a_file_is_completed() {
     let start = shell.scratch.path("some-l");
     let pty = &mut shell.pty;
     pty.wait_for_line("qmp> ");
-    pty.send(&format!("!fd {}\t getf\t", start.display()));
-    pty.wait_for_line(&format!("qmp> !fd {} getfd fdname=str", path.display()));
+    pty.send(&format!("!fd {}", start.display()));
+    pty.tab_until(&format!("qmp> !fd {}", path.display()));
+    pty.send(" getf");
+    pty.tab_until(&format!("qmp> !fd {} getfd fdname=str", path.display()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,8 +223,10 @@ async fn it_is_the_same_through_libvirt() {
     let (_libvirtd, uri) = libvirtd(&qemu, &scratch);
     let mut pty = Pty::qmp(&["-C", &uri, "shell", "guest"], &scratch.path(""));
     pty.wait_for_line("guest> ");
-    pty.send("blockdev-del no\td\t");
-    pty.wait_for_line("guest> blockdev-del node-name=disk0");
+    pty.send("blockdev-del no");
+    pty.tab_until("guest> blockdev-del node-name=");
+    pty.send("d");
+    pty.tab_until("guest> blockdev-del node-name=disk0");
     qemu.event("STOP", None);
     pty.wait_for(" STOP");
     pty.wait_for_line("guest> blockdev-del node-name=disk0");

@@ -84,10 +84,10 @@ async fn names_are_completed_out_of_help() {
     qemu.on_hmp("help", HELP).on_hmp("info", INFO);
     let mut shell = Shell::start_on(qemu, &["-H"]);
     shell.pty.wait_for_line("qmp (hmp)> ");
-    shell.pty.send("ann\t");
-    shell.pty.wait_for_line("qmp (hmp)> announce_self");
-    shell.pty.send("\x15info ver\t");
-    shell.pty.wait_for_line("qmp (hmp)> info version");
+    shell.pty.send("ann");
+    shell.pty.tab_until("qmp (hmp)> announce_self");
+    shell.pty.send("\x15info ver");
+    shell.pty.tab_until("qmp (hmp)> info version");
     shell.pty.send("\x15info bl\t");
     shell.pty.wait_for("blockstats");
     shell.pty.wait_for_line("qmp (hmp)> info block");

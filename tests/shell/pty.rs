@@ -143,6 +143,28 @@ impl Pty {
         });
     }
 
+    /// Presses TAB until the line with the cursor is this one. What QEMU is asked for may not come in time for the first:
+    /// the bell rings then.
+    pub(crate) fn tab_until(&mut self, line: &str) {
+        let bells = |screen: &Screen| screen.raw.iter().filter(|byte| **byte == 7).count();
+        let is_there = |screen: &Screen| {
+            let row = screen.parser.screen().cursor_position().0;
+            lines(&screen.parser)[usize::from(row)].trim_end() == line.trim_end()
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let before = bells(&self.lock());
+            self.send("\t");
+            self.wait(&format!("`{line}` by TAB"), |screen| {
+                is_there(screen) || bells(screen) > before
+            });
+            if is_there(&self.lock()) {
+                return;
+            }
+        }
+        panic!("no `{line}` by TAB:\n{}", self.screen());
+    }
+
     /// Waits until the text of the screen is as wanted.
     pub(crate) fn wait_until(&self, what: &str, is_there: impl Fn(&str) -> bool) {
         self.wait(what, |screen| is_there(&screen.parser.screen().contents()));

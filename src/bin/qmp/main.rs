@@ -127,6 +127,7 @@ async fn perform(Arguments { settings, command }: Arguments) -> Result<(), Failu
         Command::Jobs(args) => jobs::run(&settings, args, output).await,
         Command::Screendump(args) => screendump::run(&settings, args, output).await,
         Command::Schema(args) => schema::run(&settings, args, output).await,
+        Command::Wrap(args) if args.are_for_a_user() => shell::wrapped(&settings, args).await,
         Command::Wrap(args) => wrap::run(&settings, args, output).await,
         Command::Record(args) => record::run(&settings, args, output).await,
         Command::Replay(args) => replay::run(args, output).await,

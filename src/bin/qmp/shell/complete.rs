@@ -457,3 +457,164 @@ fn missing(object: ObjectType<'_>, given: &Given<'_>) -> Option<String> {
         .collect();
     (!missing.is_empty()).then(|| missing.join(" "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A schema with what matters here: an enum, a boolean, an object, a union, an alternate, and a transaction.
+    fn schema() -> Schema {
+        let text = r#"[
+            {"name": "str", "meta-type": "builtin", "json-type": "string"},
+            {"name": "int", "meta-type": "builtin", "json-type": "int"},
+            {"name": "bool", "meta-type": "builtin", "json-type": "boolean"},
+            {"name": "0", "meta-type": "object", "members": []},
+            {"name": "add", "meta-type": "command", "arg-type": "1", "ret-type": "0"},
+            {"name": "attach", "meta-type": "command", "arg-type": "0", "ret-type": "0", "allow-oob": true},
+            {"name": "device_add", "meta-type": "command", "arg-type": "8", "ret-type": "0"},
+            {"name": "transaction", "meta-type": "command", "arg-type": "4", "ret-type": "0"},
+            {"name": "ADDED", "meta-type": "event", "arg-type": "0"},
+            {"name": "1", "meta-type": "object", "tag": "driver", "members": [
+                {"name": "read-only", "type": "bool", "default": null},
+                {"name": "driver", "type": "2"},
+                {"name": "id", "type": "str"}],
+             "variants": [{"case": "raw", "type": "3"}, {"case": "null", "type": "7"}]},
+            {"name": "2", "meta-type": "enum", "values": ["raw", "null"],
+             "members": [{"name": "raw"}, {"name": "null"}]},
+            {"name": "3", "meta-type": "object", "members": [{"name": "file", "type": "9"}]},
+            {"name": "7", "meta-type": "object", "members": [{"name": "size", "type": "int", "default": null}]},
+            {"name": "8", "meta-type": "object", "members": [
+                {"name": "driver", "type": "str"}, {"name": "place", "type": "10"}]},
+            {"name": "9", "meta-type": "alternate", "members": [{"type": "1"}, {"type": "str"}]},
+            {"name": "10", "meta-type": "object", "members": [{"name": "bus", "type": "str"}]},
+            {"name": "4", "meta-type": "object", "members": [{"name": "actions", "type": "[5]"}]},
+            {"name": "[5]", "meta-type": "array", "element-type": "5"},
+            {"name": "5", "meta-type": "object", "tag": "type", "members": [{"name": "type", "type": "6"}],
+             "variants": [{"case": "abort", "type": "11"}, {"case": "add-it", "type": "12"}]},
+            {"name": "6", "meta-type": "enum", "values": ["abort", "add-it"],
+             "members": [{"name": "abort"}, {"name": "add-it"}]},
+            {"name": "11", "meta-type": "object", "members": [{"name": "data", "type": "0"}]},
+            {"name": "12", "meta-type": "object", "members": [{"name": "data", "type": "8"}]}
+        ]"#;
+        Schema::parse(text.as_bytes()).unwrap()
+    }
+
+    /// A QEMU with one of each.
+    struct One;
+
+    impl Names for One {
+        fn values(&self, _: &Given<'_>, name: &str, _: &str) -> Vec<String> {
+            match name {
+                "id" => vec!["disk0".to_owned()],
+                "bus" => vec!["pci/".to_owned()],
+                _ => Vec::new(),
+            }
+        }
+
+        fn device_properties(&self, given: &Given<'_>) -> Vec<String> {
+            match given.value("driver").as_deref() {
+                Some("net") => vec!["driver".to_owned(), "mac".to_owned()],
+                _ => Vec::new(),
+            }
+        }
+    }
+
+    fn texts(text: &str) -> (usize, Vec<String>) {
+        let completion = complete(text, &schema(), &One);
+        let texts = completion.candidates.into_iter().map(|one| one.text);
+        (completion.start, texts.collect())
+    }
+
+    #[test]
+    fn what_can_stand_in_a_place() {
+        for (text, start, expected) in [
+            ("a", 0, &["add ", "attach "][..]),
+            ("  at", 2, &["attach "]),
+            ("e", 0, &["exit "]),
+            ("!", 0, &["!events ", "!fd ", "!oob "]),
+            ("tr", 0, &["transaction ", "transaction("]),
+            ("!oob ", 5, &["attach "]),
+            ("!fd /tmp/x ", 11, &[]),
+            ("help A", 5, &["ADDED "]),
+            ("help add driver=n", 16, &["null "]),
+            ("!events o", 8, &["on ", "off "]),
+            // Required ones first, and what is given not again.
+            ("add ", 4, &["driver=", "id=", "read-only="]),
+            ("add driver=raw ", 15, &["id=", "file=", "read-only="]),
+            ("add driver=null id=x ", 21, &["read-only=", "size="]),
+            ("add driver='null' s", 18, &["size="]),
+            ("add driver=", 11, &["raw ", "null "]),
+            ("add read-only=f", 14, &["false "]),
+            ("add id=d", 7, &["disk0 "]),
+            // Members of objects, those included that depend on a tag.
+            (
+                "add driver=raw file.",
+                15,
+                &["file.driver=", "file.id=", "file.read-only="],
+            ),
+            (
+                "add driver=raw file.driver=raw file.file.dr",
+                31,
+                &["file.file.driver="],
+            ),
+            (
+                "add driver=raw file.driver=null file.si",
+                32,
+                &["file.size="],
+            ),
+            ("device_add p", 11, &["place."]),
+            ("device_add driver=net m", 22, &["mac="]),
+            ("device_add place.bus=p", 21, &["pci/"]),
+            ("transaction(\na", 13, &["abort ", "add-it "]),
+            ("transaction( ", 13, &["abort ", "add-it "]),
+            ("transaction(\nabort\nadd-it dr", 26, &["driver="]),
+            (
+                "transaction(\nabort\nadd-it driver=x\n",
+                35,
+                &["abort ", "add-it "],
+            ),
+            // Nothing is known of these.
+            ("none x", 5, &[]),
+            ("add nothing.x", 4, &[]),
+            ("attach ", 7, &[]),
+        ] {
+            let (at, found) = texts(text);
+            assert_eq!(found, expected, "{text}");
+            assert!(found.is_empty() || at == start, "{text}: {at}");
+        }
+        for text in ["{\"execute\": \"a", "add id='x", "add file={\"dr"] {
+            assert_eq!(texts(text).1, Vec::<String>::new(), "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_show_types_and_what_may_be_left_out() {
+        let completion = complete("add driver=raw ", &schema(), &One);
+        let shown: Vec<_> = completion
+            .candidates
+            .into_iter()
+            .map(|one| one.shown)
+            .collect();
+        assert_eq!(shown, ["id=str", "file={…} | str", "[read-only=bool]"]);
+    }
+
+    #[test]
+    fn hints_tell_what_is_missing() {
+        for (text, expected) in [
+            ("add", Some(" driver=raw|null id=str")),
+            ("add ", Some("driver=raw|null id=str")),
+            ("add driver=null", Some(" id=str")),
+            ("add driver=null id=x", None),
+            ("add driver=raw id=x ", Some("file={…} | str")),
+            ("add driver=raw id=x file.driver=null", None),
+            ("add driver", None),
+            ("add driver=", None),
+            ("ad", None),
+            ("attach ", None),
+            ("transaction(\nadd-it ", Some("driver=str place.")),
+            ("{\"execute\": \"add\"", None),
+        ] {
+            assert_eq!(hint(text, &schema()).as_deref(), expected, "{text}");
+        }
+    }
+}

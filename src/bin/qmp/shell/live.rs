@@ -75,12 +75,27 @@ impl Live {
         }
     }
 
-    /// Asks for the schema, so that it is there when it is wanted.
-    pub(super) async fn prepare(&self) {
-        if self.asks
-            && let Ok(schema) = self.monitor.schema().await
-        {
+    /// Asks for what will be wanted first: the schema, or the names of HMP.
+    pub(super) async fn prepare(&self, hmp: bool) {
+        match (self.asks, hmp) {
+            (false, _) => {}
+            (true, true) => self.ask_hmp().await,
+            (true, false) => self.ask_schema().await,
+        }
+    }
+
+    async fn ask_schema(&self) {
+        if let Ok(schema) = self.monitor.schema().await {
             self.schema.get_or_init(|| schema);
+        }
+    }
+
+    async fn ask_hmp(&self) {
+        let help = self.monitor.hmp("help", None).await;
+        let info = self.monitor.hmp("info", None).await;
+        if let (Ok(help), Ok(info)) = (help, info) {
+            let names = (hmp::names(&help, None), hmp::names(&info, Some("info")));
+            self.hmp.get_or_init(|| names);
         }
     }
 
@@ -92,25 +107,17 @@ impl Live {
     /// The schema, waited for where that is bearable.
     pub(super) fn schema(&self) -> Option<Schema> {
         if self.schema.get().is_none() {
-            self.wait(self.prepare());
+            self.wait(self.ask_schema());
         }
         self.known_schema()
     }
 
     /// The names of HMP, where they come in time.
     pub(super) fn hmp_names(&self) -> HmpNames {
-        if let Some(names) = self.hmp.get() {
-            return names.clone();
+        if self.hmp.get().is_none() {
+            self.wait(self.ask_hmp());
         }
-        let asked = async {
-            let help = self.monitor.hmp("help", None).await.ok()?;
-            let info = self.monitor.hmp("info", None).await.ok()?;
-            Some((hmp::names(&help, None), hmp::names(&info, Some("info"))))
-        };
-        match self.wait(asked).flatten() {
-            Some(names) => self.hmp.get_or_init(|| names).clone(),
-            None => HmpNames::default(),
-        }
+        self.hmp.get().cloned().unwrap_or_default()
     }
 
     /// Waits as long as is bearable.

@@ -22,9 +22,10 @@ use std::io::{IsTerminal, stdin, stdout};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use libvirt_qmp::{Handshake, SocketMonitor};
+use libvirt_qmp::{Handshake, Monitor, SocketMonitor};
 
 use crate::commands::batch::{Batch, Line};
+use crate::commands::wrap;
 use crate::connect::{self, Connected, Endpoint, Settings};
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;
@@ -32,6 +33,9 @@ use crate::output::Output;
 use log::Log;
 use screen::Screen;
 use session::{Next, Session};
+
+/// What the prompt shows where there is no domain.
+const NAME: &str = "qmp";
 
 const USAGE: &str = "qmp [-C URI] shell [OPTIONS] DOMAIN [-c LINE]...
        qmp [-C URI] shell [OPTIONS] DOMAIN < SCRIPT
@@ -91,34 +95,21 @@ pub(crate) async fn run(settings: &Settings, args: Args) -> Result<(), Failure> 
             ));
         }
     };
-    let name = domain.unwrap_or("qmp").to_owned();
-    let asks = !args.how.no_negotiation && !matches!(endpoint, Endpoint::Replay(_));
-    with(
-        Arc::new(connected),
-        name,
-        asks,
-        &args.how,
-        &args.batch,
-        &mut interrupts,
-    )
-    .await
-}
-
-/// The shell on a monitor, which it closes at its end. `name` is what the prompt shows; with `asks` QEMU is asked for what
-/// completion and hints need.
-pub(crate) async fn with(
-    connected: Arc<Connected>,
-    name: String,
-    asks: bool,
-    how: &How,
-    batch: &Batch,
-    interrupts: &mut Interrupts,
-) -> Result<(), Failure> {
+    let how = &args.how;
     let log = how.log.as_deref().map(Log::open).transpose()?;
-    let is_typed = batch.commands.is_empty() && stdin().is_terminal() && stdout().is_terminal();
-    let result = match is_typed {
-        true => terminal::run(&connected, name, asks, how, log, interrupts).await,
-        false => interrupts.end(script(&connected, how, log, batch)).await,
+    let is_typed =
+        args.batch.commands.is_empty() && stdin().is_terminal() && stdout().is_terminal();
+    let result = if is_typed {
+        let place = Place {
+            monitor: &connected.monitor,
+            name: domain.unwrap_or(NAME),
+            // A recording has no answers to what only the shell asks.
+            asks: !how.no_negotiation && !matches!(endpoint, Endpoint::Replay(_)),
+        };
+        terminal::run(place, how, log, &mut interrupts).await
+    } else {
+        let script = script(&*connected.monitor, how, log, &args.batch);
+        interrupts.end(script).await
     };
     if !result.as_ref().is_err_and(Failure::is_timeout) {
         tokio::select! {
@@ -129,15 +120,41 @@ pub(crate) async fn with(
     result
 }
 
+/// The shell of a QEMU that it starts, and ends with it.
+pub(crate) async fn wrapped(settings: &Settings, args: wrap::Args) -> Result<(), Failure> {
+    let how = How {
+        pretty: args.how.pretty,
+        ..How::default()
+    };
+    wrap::with_qemu(settings, &args.program, async |monitor, interrupts| {
+        let place = Place {
+            monitor,
+            name: NAME,
+            asks: true,
+        };
+        terminal::run(place, &how, None, interrupts).await
+    })
+    .await
+}
+
+/// What is typed at.
+struct Place<'a> {
+    monitor: &'a Arc<dyn Monitor>,
+    /// What the prompt shows.
+    name: &'a str,
+    /// Whether QEMU is asked for what completion and hints need.
+    asks: bool,
+}
+
 /// Runs lines that nobody types.
 async fn script(
-    connected: &Connected,
+    monitor: &dyn Monitor,
     how: &How,
     log: Option<Log>,
     batch: &Batch,
 ) -> Result<(), Failure> {
     let screen = Screen::Script(Output::new());
-    let mut session = Session::new(&*connected.monitor, how, screen, log);
+    let mut session = Session::new(monitor, how, screen, log);
     // A command may take several lines.
     let mut text = String::new();
     let each = async |line: &str| {

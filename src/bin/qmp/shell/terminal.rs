@@ -9,7 +9,6 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::How;
 use super::editor::{Editor, Typed};
 use super::history::History;
 use super::line::Shown;
@@ -17,7 +16,7 @@ use super::live::Live;
 use super::log::{Entry, Log};
 use super::screen::{Screen, Terminal};
 use super::session::{Next, Session};
-use crate::connect::Connected;
+use super::{How, Place};
 use crate::event::{as_json, as_text, next};
 use crate::failure::{Failure, chain};
 use crate::interrupt::{Interrupt, Interrupts};
@@ -25,15 +24,17 @@ use crate::output::printable;
 
 /// Runs the lines that are typed until their user leaves or the connection ends.
 pub(super) async fn run(
-    connected: &Arc<Connected>,
-    name: String,
-    asks: bool,
+    place: Place<'_>,
     how: &How,
     log: Option<Log>,
     interrupts: &mut Interrupts,
 ) -> Result<(), Failure> {
     let _settings = Kept::new();
-    let monitor = &connected.monitor;
+    let Place {
+        monitor,
+        name,
+        asks,
+    } = place;
     let live = Arc::new(Live::new(monitor.clone(), Handle::current(), asks));
     let started = Editor::start(live.clone(), how.hmp, History::new(how.hmp)).await;
     let (editor, printer) =
@@ -43,7 +44,7 @@ pub(super) async fn run(
     let mut session = Session::new(&**monitor, how, screen, log.clone());
     let mut shell = Shell {
         editor,
-        name: printable(&name),
+        name: printable(name),
         hmp: how.hmp,
     };
     let watcher = Watcher {
@@ -55,7 +56,8 @@ pub(super) async fn run(
     if asks {
         greet(&**monitor, &mut session).await;
         // Hints and the first TAB find it there.
-        tokio::spawn(async move { live.prepare().await });
+        let hmp = how.hmp;
+        tokio::spawn(async move { live.prepare(hmp).await });
     }
     let result = shell.lines(&mut session, ended, interrupts).await;
     shell.editor.stop().await;
