@@ -317,6 +317,8 @@ struct Target {
     /// Whether the registration has been sent on the connection that there is.
     submitted: bool,
     gap: Option<Gap>,
+    /// Whose streams were live on a connection before this one: those below this number.
+    were_live: u64,
 }
 
 /// A loss that has not been told yet.
@@ -624,6 +626,7 @@ impl Subscriptions {
             registration: registration.clone(),
             submitted: false,
             gap: None,
+            were_live: 0,
         };
         registry.targets.insert(key.clone(), target);
         let on = registry.on.upgrade().filter(|_| registry.open);
@@ -718,8 +721,11 @@ impl Subscriptions {
             }
             Err(error) => {
                 if let Some(target) = registry.targets.remove(&hook.key) {
-                    for (_, queue) in target.fanout.lock().iter() {
-                        queue.fail(error.clone());
+                    for (subscriber, queue) in target.fanout.lock().iter() {
+                        // Whoever waits for the outcome is told there; others may fill the same queue.
+                        if *subscriber < target.were_live {
+                            queue.fail(error.clone());
+                        }
                     }
                     target.phase.send_replace(Phase::Failed(error));
                 }
@@ -819,6 +825,7 @@ impl Registry {
             let was_active = matches!(*target.phase.borrow(), Phase::Active { .. });
             if was_active {
                 target.phase.send_replace(Phase::Registering);
+                target.were_live = subscribers;
                 target.gap.get_or_insert_with(|| Gap {
                     cause: cause.clone(),
                     subscribers,

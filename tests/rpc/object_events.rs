@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 use xdr_codec::Pack;
 
+use super::reconnect::{lasting, session_with};
 use super::support::mock::{
     self, MockDaemon, PATIENCE, bytes_of, domain, encoded, monitor_on, quiet, session, settle,
 };
@@ -206,7 +207,11 @@ async fn all_events_are_those_that_the_daemon_knows() {
             daemon.reply::<Register>(&call, &reply).await;
         }
     }
-    let events = subscribing.await.unwrap().unwrap();
+    let mut events = subscribing.await.unwrap().unwrap();
+    // What was refused is nothing to the stream.
+    is_idle(&mut events).await;
+    daemon.send(changed(100, "a", 5, 0)).await;
+    assert_eq!(change(&next(&mut events).await).0, "a");
     drop(events);
     for event in 0..=26 {
         deregister(&mut daemon, 100 + event).await;
@@ -840,6 +845,82 @@ async fn a_daemon_that_does_not_answer_a_registration_is_not_waited_for() {
     let reply = wire::ConnectDomainEventCallbackRegisterAnyRet { callback_id: 1 };
     daemon.reply::<Register>(&call, &reply).await;
     deregister(&mut daemon, 1).await;
+}
+
+/// Answers registrations, in whatever order they come: each kind under the id that `id` gives.
+async fn register_again<const N: usize>(
+    daemon: &mut MockDaemon,
+    id: impl Fn(DomainEventId) -> i32,
+) -> [DomainEventId; N] {
+    let mut seen = [DomainEventId::LIFECYCLE; N];
+    for seen in &mut seen {
+        let call = daemon.expect::<Register>().await;
+        *seen = call.args.event_id;
+        let callback_id = id(*seen);
+        let reply = wire::ConnectDomainEventCallbackRegisterAnyRet { callback_id };
+        daemon.reply::<Register>(&call, &reply).await;
+    }
+    seen.sort_by_key(|id| id.0);
+    seen
+}
+
+/// Takes the gaps that come next, one at least, and the event after them.
+async fn after_gap(events: &mut DomainEvents) -> DomainEvent {
+    let first = item(events).await.unwrap().unwrap_err();
+    assert!(matches!(first, Error::Gap { .. }), "{first:?}");
+    loop {
+        match item(events).await.unwrap() {
+            Err(Error::Gap { .. }) => {}
+            event => return event.unwrap(),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_several_kinds_is_registered_again_after_a_loss() {
+    let ids = [DomainEventId::LIFECYCLE, DomainEventId::REBOOT];
+    let (libvirt, mut host, mut daemon) = session_with(lasting()).await;
+    let subscribing = subscribe(&libvirt, only(ids));
+    daemon.feature(CALLBACK_IDS, true).await;
+    register(&mut daemon, ids[0], None, 1).await;
+    register(&mut daemon, ids[1], None, 2).await;
+    let mut events = subscribing.await.unwrap().unwrap();
+    daemon.send(changed(1, "before", 5, 0)).await;
+    drop(daemon);
+    let mut daemon = host.reopened().await;
+    // The ids of the new connection are those of the old one, the other way round.
+    assert_eq!(register_again(&mut daemon, |id| 2 - id.0).await, ids);
+    daemon.send(changed(2, "after", 5, 0)).await;
+    daemon.send(rebooted(1, "after")).await;
+    assert_eq!(change(&next(&mut events).await).0, "before");
+    assert_eq!(change(&after_gap(&mut events).await).0, "after");
+    let event = next(&mut events).await;
+    assert!(matches!(event, DomainEvent::Reboot { .. }), "{event:?}");
+    is_idle(&mut events).await;
+    drop(events);
+    for _ in ids {
+        let call = daemon.expect::<Deregister>().await;
+        daemon.reply::<Deregister>(&call, &()).await;
+    }
+    assert!(daemon.sent_by_now().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_daemon_is_asked_again_in_the_old_way_after_a_loss() {
+    let (libvirt, mut host, mut daemon) = session_with(lasting()).await;
+    let subscribing = subscribe(&libvirt, only([DomainEventId::LIFECYCLE]));
+    daemon.feature(CALLBACK_IDS, false).await;
+    let call = daemon.expect::<RegisterPlain>().await;
+    daemon.reply::<RegisterPlain>(&call, &()).await;
+    let mut events = subscribing.await.unwrap().unwrap();
+    drop(daemon);
+    let mut daemon = host.reopened().await;
+    let call = daemon.expect::<RegisterPlain>().await;
+    let event = message::<DomainEventLifecycle>(&lifecycle("early", 5, 0));
+    daemon.send(event).await;
+    daemon.reply::<RegisterPlain>(&call, &()).await;
+    assert_eq!(change(&after_gap(&mut events).await).0, "early");
+    is_idle(&mut events).await;
 }
 
 /// What every stream may be used for: any task, any thread.

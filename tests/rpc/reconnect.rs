@@ -25,7 +25,7 @@ use super::{STATUS, item, run};
 const RUNNING: &str = r#"{"return":{"running":true}}"#;
 
 /// A host on which a client finds a daemon, or not.
-struct Host {
+pub(super) struct Host {
     /// The daemons' ends of the connections, as they are made.
     daemons: mpsc::UnboundedReceiver<MockDaemon>,
     answers: Arc<Mutex<Answers>>,
@@ -85,19 +85,19 @@ impl Host {
     }
 
     /// The next connection, with the session opened.
-    async fn reopened(&mut self) -> MockDaemon {
+    pub(super) async fn reopened(&mut self) -> MockDaemon {
         let mut daemon = self.daemon().await;
         daemon.handshake().await;
         daemon
     }
 }
 
-fn lasting() -> Config {
+pub(super) fn lasting() -> Config {
     quiet().reconnect(Backoff::new())
 }
 
 /// A session on a host, with the daemon of its first connection.
-async fn session_with(config: Config) -> (Libvirt, Host, MockDaemon) {
+pub(super) async fn session_with(config: Config) -> (Libvirt, Host, MockDaemon) {
     let (mut host, connect) = Host::new();
     let (libvirt, daemon) = tokio::join!(Libvirt::open_with(connect, config), host.reopened());
     (libvirt.unwrap(), host, daemon)
@@ -164,7 +164,7 @@ fn is_closed(state: &ConnectionState) -> bool {
 }
 
 /// Waits until the client knows that its connection is lost.
-async fn lost(libvirt: &Libvirt) {
+pub(super) async fn lost(libvirt: &Libvirt) {
     until(&mut libvirt.state(), is_lost).await;
 }
 

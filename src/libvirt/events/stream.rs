@@ -45,6 +45,10 @@ pub type SecretEvents = ObjectEvents<Secrets>;
 /// how many went. An event that cannot be decoded is [`Error::Decode`] in its place, and the stream goes on. Where the
 /// connection ends, the last item says why.
 ///
+/// Where the connection is made again after a loss ([`Config::reconnect`](crate::Config::reconnect)), every kind of event is
+/// registered again, and [`Error::Gap`] comes before the first event of each that was: for one loss it may come several
+/// times in a stream of several kinds.
+///
 /// Streams share what the daemon has registered: a connection may have one registration for each kind of event and
 /// object. Dropping the last stream of one deregisters it.
 #[must_use = "events come only where the stream is read"]
