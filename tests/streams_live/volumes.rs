@@ -174,7 +174,7 @@ async fn more_than_was_announced_fails_the_upload_and_not_the_connection() {
         vol: volume.vol.clone(),
         offset: 0,
         length: 0,
-        flags: 0,
+        flags: Default::default(),
     };
     let refused = libvirt
         .open_stream::<StorageVolDownload>(&args)
