@@ -25,9 +25,9 @@ use crate::config::Config;
 use crate::connection::{CallOptions, Deadline, Limits, Steps, deadline};
 use crate::error::{EndCause, Error, Phase};
 use crate::objects::Domain;
-use crate::protocol::remote::ConnectListAllDomainsArgs;
+use crate::protocol::constants::ConnectListAllDomainsFlags;
 use crate::protocol::remote::procedure::{
-    ConnectClose, ConnectGetLibVersion, ConnectGetType, ConnectGetVersion, ConnectListAllDomains,
+    ConnectClose, ConnectGetLibVersion, ConnectGetType, ConnectGetVersion,
 };
 use crate::qmp::Version;
 use crate::reconnect::ConnectionState;
@@ -121,16 +121,8 @@ impl Libvirt {
     ///
     /// Dropping the future drops the answer.
     pub async fn domains(&self) -> Result<Vec<Domain>, Error> {
-        let args = ConnectListAllDomainsArgs {
-            need_results: 1,
-            flags: 0,
-        };
-        let options = self.options(Phase::Reply, Limits::Connection);
-        let reply = self
-            .client
-            .call::<ConnectListAllDomains>(&args, options)
-            .await?;
-        Ok(reply.domains)
+        self.connect_list_all_domains(ConnectListAllDomainsFlags::empty())
+            .await
     }
 
     /// The daemon's hypervisor by name, its version, and the daemon's own (`REMOTE_PROC_CONNECT_GET_TYPE`, `…_GET_VERSION`,

@@ -43,7 +43,7 @@ pub(super) async fn monitor_command(
 ) -> Answered {
     check_writable(session, "virDomainQemuMonitorCommand")?;
     check_flags(
-        args.flags,
+        args.flags.0,
         COMMAND_HMP,
         "qemuDomainQemuMonitorCommandWithFiles",
     )?;
@@ -52,7 +52,7 @@ pub(super) async fn monitor_command(
         return Err(failure(FROM_NONE, INVALID_ARG, text));
     }
     let (machine, id) = ready_domain(session, args.dom.uuid, true)?;
-    let human = args.flags & COMMAND_HMP != 0;
+    let human = args.flags.0 & COMMAND_HMP != 0;
     let outcome = match parse(&args.cmd, human)? {
         Err(refused) => refused,
         Ok(request) => {

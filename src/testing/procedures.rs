@@ -15,6 +15,7 @@ use super::rpc_session::{Names, Registration, Session, encode};
 use crate::error::LibvirtError;
 use crate::objects::Domain;
 use crate::packet::Header;
+use crate::protocol::constants::DomainState;
 use crate::protocol::qemu::procedure::{
     ConnectDomainMonitorEventDeregister, ConnectDomainMonitorEventRegister, DomainAgentCommand,
     DomainAttach, DomainMonitorCommand, DomainMonitorCommandWithFiles,
@@ -223,7 +224,7 @@ fn about_domains(session: &Session, header: &Header, payload: Bytes) -> Answered
         let uuid = args::<DomainGetInfo>(payload)?.dom.uuid;
         let state = state_of(state.by_uuid(uuid)?);
         reply::<DomainGetInfo>(&DomainGetInfoRet {
-            state: state.try_into().unwrap_or_default(),
+            state,
             max_mem: 32 * 1024,
             memory: 32 * 1024,
             nr_virt_cpu: 1,
@@ -235,18 +236,18 @@ fn about_domains(session: &Session, header: &Header, payload: Bytes) -> Answered
 }
 
 /// `virDomainState`.
-fn state_of(domain: &FakeDomain) -> i32 {
+fn state_of(domain: &FakeDomain) -> DomainState {
     if !domain.is_running() {
-        return 5;
+        return DomainState::SHUTOFF;
     }
     match domain.machine().state().status.as_str() {
-        "running" => 1,
-        _ => 3,
+        "running" => DomainState::RUNNING,
+        _ => DomainState::PAUSED,
     }
 }
 
 fn list(all: Vec<Domain>, args: &ConnectListAllDomainsArgs) -> Answered {
-    let [active, inactive] = LIST_ACTIVE_INACTIVE.map(|flag| args.flags & flag != 0);
+    let [active, inactive] = LIST_ACTIVE_INACTIVE.map(|flag| args.flags.0 & flag != 0);
     let wanted = |dom: &Domain| active == inactive || active == dom.is_running();
     let mut domains: Vec<_> = all.into_iter().filter(wanted).collect();
     let ret = u32::try_from(domains.len()).unwrap_or(u32::MAX);

@@ -26,7 +26,7 @@ pub(crate) async fn domains(peer: &mut Peer<'_>) {
         domain_monitor_command,
         &dom,
         r#"{"execute":"query-status"}"#,
-        0
+        Default::default()
     );
     let printed = peer.lab.virsh(&[
         "qemu-monitor-command",
@@ -197,14 +197,14 @@ async fn volumes(peer: &mut Peer<'_>, pool: &StoragePool) {
     assert_eq!(read, data);
     ask!(peer, storage_vol_wipe, &vol);
     assert!(std::fs::read(&path).unwrap().iter().all(|byte| *byte == 0));
-    ask!(peer, storage_vol_delete, &vol);
-    ask!(peer, storage_vol_delete, &copy);
+    ask!(peer, storage_vol_delete, &vol, Default::default());
+    ask!(peer, storage_vol_delete, &copy, Default::default());
     assert_eq!(peer.virsh("vol-list files"), "");
 }
 
 pub(crate) async fn secrets(peer: &mut Peer<'_>) {
     let xml = "<secret ephemeral='no' private='no'><usage type='volume'><volume>/a/volume</volume></usage></secret>";
-    let secret = ask!(peer, secret_define_xml, xml);
+    let secret = ask!(peer, secret_define_xml, xml, Default::default());
     let uuid = secret.uuid.to_string();
     assert_eq!(
         (SecretUsageType(secret.usage_type), &*secret.usage_id),

@@ -2,7 +2,7 @@
 
 use libvirt_qmp::protocol::constants::{
     DomainControlState, DomainMemoryStatTags, DomainMetadataType, DomainModificationImpact,
-    DomainState, DomainVcpuFlags, StoragePoolState,
+    DomainState, DomainVcpuFlags, StoragePoolState, TypedParameterFlags,
 };
 use libvirt_qmp::{Domain, TypedParam, TypedParamValue};
 
@@ -175,7 +175,12 @@ async fn devices(peer: &mut Peer<'_>, dom: &Domain) {
         );
     }
     assert!(tune.len() > 10);
-    let numa = ask!(peer, domain_get_numa_parameters, dom, Default::default());
+    let numa = ask!(
+        peer,
+        domain_get_numa_parameters,
+        dom,
+        DomainModificationImpact(TypedParameterFlags::TYPED_PARAM_STRING_OKAY.0)
+    );
     assert_eq!(numa.len(), peer.virsh("numatune test").lines().count());
     let vcpus = ask!(peer, domain_get_vcpus, dom, 2, 1);
     let printed = peer.virsh("vcpuinfo test");
@@ -200,7 +205,7 @@ async fn devices(peer: &mut Peer<'_>, dom: &Domain) {
     );
     assert_eq!(
         (emulator.cpumaps, peer.virsh("emulatorpin test")),
-        (vec![0xff], "*: 0-7".to_owned())
+        (vec![0xff], "0-7".to_owned())
     );
 }
 
@@ -225,13 +230,16 @@ async fn changes(peer: &mut Peer<'_>, dom: &Domain) {
         &[TypedParam::new("weight", 77_u32)]
     );
     assert_eq!(peer.virsh_field("schedinfo test", "weight"), "50");
-    let limit = TypedParam::new("total_bytes_sec", TypedParamValue::ULLong(4096));
+    let limits = [
+        TypedParam::new("total_bytes_sec", TypedParamValue::ULLong(4096)),
+        TypedParam::new("total_bytes_sec_max", TypedParamValue::ULLong(8192)),
+    ];
     ask!(
         peer,
         domain_set_block_io_tune,
         dom,
         "vda",
-        &[limit],
+        &limits,
         Default::default()
     );
     assert_eq!(
@@ -415,7 +423,7 @@ pub(crate) async fn storage(peer: &mut Peer<'_>) {
         ask!(peer, storage_vol_get_path, &vol),
         peer.virsh("vol-path v1 --pool default-pool")
     );
-    ask!(peer, storage_vol_delete, &vol);
+    ask!(peer, storage_vol_delete, &vol, Default::default());
     assert_eq!(peer.virsh("vol-list default-pool"), "");
 }
 

@@ -100,7 +100,7 @@ async fn a_call_carries_the_domain_and_the_command() {
     let running = run(&monitor, r#" { "execute": "stop", "id": [1] } "#);
     let call = daemon.command().await;
     assert_eq!(call.args.dom, mock::domain(DOMAIN));
-    assert_eq!(call.args.flags, 0);
+    assert_eq!(call.args.flags.0, 0);
     let sent: serde_json::Value = serde_json::from_str(&call.args.cmd).unwrap();
     assert_eq!(sent, serde_json::json!({"execute": "stop"}));
     daemon
@@ -258,7 +258,7 @@ async fn domains_are_listed_running_or_not() {
     let (libvirt, mut daemon) = session(quiet()).await;
     let serve = async {
         let call = daemon.expect::<ConnectListAllDomains>().await;
-        assert_eq!((call.args.need_results, call.args.flags), (1, 0));
+        assert_eq!((call.args.need_results, call.args.flags.0), (1, 0));
         let mut off = mock::domain("off");
         off.id = None;
         let reply = ConnectListAllDomainsRet {

@@ -97,7 +97,7 @@ async fn a_file_goes_with_its_command_on_a_byte_after_it() {
         }
     });
     let (header, args, mut files) = call_with_files(&mut daemon).await;
-    assert_eq!((args.dom, args.flags), (domain(DOMAIN), 0));
+    assert_eq!((args.dom, args.flags.0), (domain(DOMAIN), 0));
     assert_eq!(
         args.cmd,
         r#"{"execute":"getfd","arguments":{"fdname":"a"}}"#

@@ -7,6 +7,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use libvirt_qmp::packet::{Header, MessageType, Packet};
+use libvirt_qmp::protocol::constants::{
+    ConnectListAllDomainsFlags, DomainQemuMonitorCommandFlags, DomainState,
+};
 use libvirt_qmp::protocol::keepalive;
 use libvirt_qmp::protocol::qemu::procedure::{
     ConnectDomainMonitorEventDeregister, ConnectDomainMonitorEventRegister, DomainAgentCommand,
@@ -128,18 +131,18 @@ async fn domains_are_found_and_listed() {
     for (flags, names) in [(1, "vm-1"), (2, "vm-2")] {
         let args = ConnectListAllDomainsArgs {
             need_results: 1,
-            flags,
+            flags: ConnectListAllDomainsFlags(flags),
         };
         let listed = client.call::<ConnectListAllDomains>(&args).await.unwrap();
         assert_eq!((listed.ret, &*listed.domains[0].name), (1, names));
     }
     let state = |name| DomainGetStateArgs {
         dom: domain(&libvirtd, name),
-        flags: 0,
+        flags: Default::default(),
     };
     for (name, expected) in [("vm-1", 1), ("vm-2", 5)] {
         let found = client.call::<DomainGetState>(&state(name)).await.unwrap();
-        assert_eq!(found.state, expected);
+        assert_eq!(found.state, DomainState(expected));
     }
     let by_id = DomainLookupByIdArgs { id: 1 };
     let found = client.call::<DomainLookupById>(&by_id).await.unwrap();
@@ -158,7 +161,7 @@ async fn commands_reach_qemu_and_bear_libvirts_ids() {
         let args = DomainMonitorCommandArgs {
             dom: domain(&libvirtd, "vm-1"),
             cmd: text.to_owned(),
-            flags,
+            flags: DomainQemuMonitorCommandFlags(flags),
         };
         let answer = client.call::<DomainMonitorCommand>(&args).await;
         answer.map(|reply| reply.result)
@@ -386,7 +389,7 @@ async fn the_guest_agent_has_a_script_of_its_own() {
             dom: domain(&libvirtd, "vm-1"),
             cmd: cmd.to_owned(),
             timeout,
-            flags: 0,
+            flags: Default::default(),
         };
         let answer = client.call::<DomainAgentCommand>(&args).await;
         answer.map(|reply| reply.result.unwrap())
@@ -534,7 +537,7 @@ async fn a_client_with_too_many_calls_is_not_read() {
     let command = |name: &str| DomainMonitorCommandArgs {
         dom: domain(&libvirtd, "vm-1"),
         cmd: format!(r#"{{"execute":"{name}"}}"#),
-        flags: 0,
+        flags: Default::default(),
     };
     for _ in 0..4 {
         client.send::<DomainMonitorCommand>(&command("lost")).await;
@@ -609,7 +612,7 @@ async fn one_descriptor_goes_on_to_qemu() {
     let args = DomainMonitorCommandWithFilesArgs {
         dom: domain(&libvirtd, "vm-1"),
         cmd: r#"{"execute":"getfd","arguments":{"fdname":"one"}}"#.to_owned(),
-        flags: 0,
+        flags: Default::default(),
     };
     let (mut read, write) = std::io::pipe().unwrap();
     for files in [1, 2] {
