@@ -95,7 +95,7 @@ impl Libvirt {
         let deadline = deadline(config.connect_timeout);
         let (uri, stream) = dial(uri, config.readonly, deadline).await?;
         config.uri = uri.name();
-        let (origin, state) = (Origin::Uri(uri), StateSender::opening());
+        let (origin, state) = (Origin::Uri(Box::new(uri)), StateSender::opening());
         Libvirt::open_by(stream, config, origin, state, deadline).await
     }
 }
