@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 fn run() -> Result<(), String> {
     let mut sources = Vec::new();
     collect(Path::new("xdr"), &mut sources)?;
-    let text = generator::generate(generator::MODULES, &sources).map_err(|problems| {
+    let output = generator::generate(generator::MODULES, &sources).map_err(|problems| {
         problems
             .iter()
             .map(ToString::to_string)
@@ -29,8 +29,17 @@ fn run() -> Result<(), String> {
     })?;
 
     let directory = env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: build.rs is run by cargo")?;
-    let file = PathBuf::from(directory).join("protocol.rs");
-    fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))
+    let directory = PathBuf::from(directory);
+    for (name, text) in [
+        ("protocol.rs", output.protocol),
+        ("methods.rs", output.methods),
+        ("admin.rs", output.admin),
+        ("samples.rs", output.samples),
+    ] {
+        let file = directory.join(name);
+        fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    Ok(())
 }
 
 /// All `.x` files under `directory`. Cargo watches each, and each directory, so that a new file is noticed.

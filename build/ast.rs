@@ -1,7 +1,7 @@
 //! What the parser makes of a file: definitions as they are written, names not looked up yet.
 
 use super::At;
-use super::doc::Doc;
+use super::doc::{Doc, FieldNotes};
 
 /// One parsed source.
 #[derive(Debug)]
@@ -46,16 +46,25 @@ pub(crate) struct Definition {
 pub(crate) enum Body {
     Const(Value),
     Typedef(Declaration),
-    Enum(Vec<EnumValue>),
+    Enum(Enum),
     Struct(Vec<Declaration>),
     Union(Union),
     Program(Program),
+}
+
+#[derive(Debug)]
+pub(crate) struct Enum {
+    /// Its values are bits.
+    pub(crate) flags: bool,
+    pub(crate) values: Vec<EnumValue>,
 }
 
 /// A type and a name, as in a struct field.
 #[derive(Debug)]
 pub(crate) struct Declaration {
     pub(crate) doc: Doc,
+    /// Of a field of a struct; empty elsewhere.
+    pub(crate) notes: FieldNotes,
     pub(crate) name: Name,
     pub(crate) ty: TypeName,
     pub(crate) shape: Shape,

@@ -1,13 +1,23 @@
-//! Doc comments: the text that becomes rustdoc, and the `@` annotations of procedures.
+//! Doc comments: the text that becomes rustdoc, and the `@` annotations.
 //!
 //! ```text
-//! @event               the server sends it and nobody answers; the argument is what it carries
-//! @stream read|write   the call opens a stream on which the server (read) or the client (write) sends
-//! @fds in|out N[..M]   descriptors that ride with the call (in) or the reply (out)
-//! @since VERSION       libvirt release that brought it
-//! @priority high|low   pool of the server's workers that serves it
+//! of a procedure
+//! @event                    the server sends it and nobody answers; the argument is what it carries
+//! @stream read|write|both   the call opens a stream on which the server (read), the client (write) or either sends
+//! @fds in|out N[..M]        descriptors that ride with the call (in) or the reply (out)
+//! @since VERSION            libvirt release that brought it
+//! @priority high|low        pool of the server's workers that serves it
+//!
+//! of a field of a struct
+//! @enum NAME, @flags NAME   the enum of `xdr/` that the number on the wire is a value, or a set of bits, of
+//! @value VALUE              what a method always sends here: a number, or the name of one
+//! @secret                   what no `Debug` may show
+//!
+//! of an enum
+//! @flags                    its values are bits
 //! ```
 
+use super::ast::{Name, Value};
 use super::{At, Problem};
 
 /// A doc comment, its annotations taken out but not read yet.
@@ -52,15 +62,59 @@ impl Doc {
         self.lines.drain(..blank);
     }
 
-    /// For items other than procedures, which take no annotation.
+    /// For what takes no annotation.
     pub(crate) fn no_notes(&self) -> Result<(), Problem> {
         match self.notes.first() {
             Some((note, at)) => Err(Problem::new(
                 *at,
-                format!("`@{note}`: annotations belong to procedures"),
+                format!("`@{note}`: annotations belong to procedures, fields and enums"),
             )),
             None => Ok(()),
         }
+    }
+
+    /// Reads the annotation of an enum: whether its values are bits.
+    pub(crate) fn is_flags(&self) -> Result<bool, Problem> {
+        match self.notes.as_slice() {
+            [] => Ok(false),
+            [(note, _)] if note == "flags" => Ok(true),
+            [(note, at), ..] => Err(Problem::new(
+                *at,
+                format!("`@{note}`: an enum takes `@flags`, once"),
+            )),
+        }
+    }
+
+    /// Reads the annotations of a field.
+    pub(crate) fn field_notes(&self) -> Result<FieldNotes, Problem> {
+        let mut read = FieldNotes::default();
+        for (note, at) in &self.notes {
+            let words: Vec<&str> = note.split_whitespace().collect();
+            let name = |name: &str| Name {
+                text: name.to_owned(),
+                at: *at,
+            };
+            let fresh = match words.as_slice() {
+                ["enum" | "flags", of] => read.of.replace(name(of)).is_none(),
+                ["value", value] => {
+                    let value = match value.parse() {
+                        Ok(number) => Value::Number(number, *at),
+                        Err(_) => Value::Name(name(value)),
+                    };
+                    read.value.replace(value).is_none()
+                }
+                ["secret"] => !std::mem::replace(&mut read.secret, true),
+                ["enum" | "flags" | "value" | "secret", ..] => {
+                    let message = format!("`@{note}` is not readable; see xdr/README.md");
+                    return Err(Problem::new(*at, message));
+                }
+                _ => return Err(Problem::new(*at, format!("unknown annotation `@{note}`"))),
+            };
+            if !fresh {
+                return Err(Problem::new(*at, format!("`@{note}` is given twice")));
+            }
+        }
+        Ok(read)
     }
 
     /// Reads the annotations of a procedure.
@@ -73,7 +127,7 @@ impl Doc {
                     let repeated = std::mem::replace(&mut read.event, true);
                     if repeated { Slot::Repeated } else { Slot::Set }
                 }
-                ["stream", way @ ("read" | "write")] => {
+                ["stream", way @ ("read" | "write" | "both")] => {
                     set(&mut read.stream, Some((*way).to_owned()))
                 }
                 ["fds", "in", range] => set(&mut read.fds_in, descriptors(range)),
@@ -103,6 +157,16 @@ impl Doc {
         }
         Ok(read)
     }
+}
+
+/// What the annotations of a field say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FieldNotes {
+    /// The enum that its number is of.
+    pub(crate) of: Option<Name>,
+    /// What a method always sends in it.
+    pub(crate) value: Option<Value>,
+    pub(crate) secret: bool,
 }
 
 /// What the annotations of a procedure say.

@@ -109,7 +109,7 @@ fn parts(ty: &Type) -> impl Iterator<Item = TypeId> {
     declarations(ty)
         .into_iter()
         .filter_map(|declared| match declared.base {
-            Base::Type(id) => Some(id),
+            Base::Type(id) | Base::Wide(id) => Some(id),
             _ => None,
         })
 }
@@ -153,12 +153,12 @@ fn layout(types: &[Type], ty: &Type, problems: &mut Vec<Problem>) -> Layout {
     let float = declarations.iter().any(|declared| match declared.base {
         Base::Scalar(scalar) => matches!(scalar, Scalar::Float | Scalar::Double),
         Base::Type(id) => types.get(id).is_some_and(|ty| ty.layout.float),
-        Base::String | Base::Opaque => false,
+        Base::String | Base::Opaque | Base::Wide(_) => false,
     });
     Layout {
         least: least.min(u64::from(u32::MAX)),
         float,
-        codec,
+        codec: codec || ty.given.is_some(),
         used: false,
     }
 }
@@ -176,7 +176,7 @@ pub(crate) fn has_codec(types: &[Type], base: Base) -> bool {
                 | Scalar::Float
                 | Scalar::Double
         ),
-        Base::String | Base::Opaque => false,
+        Base::String | Base::Opaque | Base::Wide(_) => false,
         Base::Type(id) => types.get(id).is_some_and(|ty| ty.layout.codec),
     }
 }
@@ -184,7 +184,7 @@ pub(crate) fn has_codec(types: &[Type], base: Base) -> bool {
 /// Fewest bytes of one item on the wire.
 pub(crate) fn least_of_base(types: &[Type], base: Base) -> u64 {
     match base {
-        Base::Scalar(Scalar::Hyper | Scalar::UnsignedHyper | Scalar::Double) => 8,
+        Base::Scalar(Scalar::Hyper | Scalar::UnsignedHyper | Scalar::Double) | Base::Wide(_) => 8,
         Base::Scalar(_) => 4,
         Base::String | Base::Opaque => 1,
         Base::Type(id) => types.get(id).map_or(0, |ty| ty.layout.least),

@@ -1,4 +1,4 @@
-//! The generator: XDR text in, Rust text out, no file touched.
+//! The generator: XDR text in, Rust texts out, no file touched.
 //!
 //! [`generate`] is a line of steps: `lex` → `parse` → `resolve` → `emit`, each in the file of that name.
 //! `doc` reads doc comments and their annotations, `layout` works out sizes, `names` makes Rust names.
@@ -23,25 +23,94 @@ pub(crate) struct Module<'a> {
     pub(crate) name: &'a str,
     /// Prefixes of wire names that the module name makes redundant; the first that fits is taken off.
     pub(crate) prefixes: &'a [&'a str],
+    /// Wire names of types that have a Rust type written by hand, and its path. It has `Pack` and `Unpack`.
+    pub(crate) given: &'a [(&'a str, &'a str)],
+    /// Its enums are those of the C API, which has several names for one number here and there.
+    pub(crate) aliases: bool,
 }
+
+/// Types of the remote program that `src/objects.rs` has.
+const REMOTE_OBJECTS: &[(&str, &str)] = &[
+    ("remote_uuid", "uuid::Uuid"),
+    ("remote_nonnull_domain", "crate::objects::Domain"),
+    ("remote_nonnull_network", "crate::objects::Network"),
+    ("remote_nonnull_network_port", "crate::objects::NetworkPort"),
+    ("remote_nonnull_nwfilter", "crate::objects::NwFilter"),
+    (
+        "remote_nonnull_nwfilter_binding",
+        "crate::objects::NwFilterBinding",
+    ),
+    ("remote_nonnull_interface", "crate::objects::Interface"),
+    ("remote_nonnull_storage_pool", "crate::objects::StoragePool"),
+    ("remote_nonnull_storage_vol", "crate::objects::StorageVol"),
+    ("remote_nonnull_node_device", "crate::objects::NodeDevice"),
+    ("remote_nonnull_secret", "crate::objects::Secret"),
+    (
+        "remote_nonnull_domain_checkpoint",
+        "crate::objects::DomainCheckpoint",
+    ),
+    (
+        "remote_nonnull_domain_snapshot",
+        "crate::objects::DomainSnapshot",
+    ),
+    ("remote_typed_param", "crate::objects::TypedParam"),
+    (
+        "remote_typed_param_value",
+        "crate::objects::TypedParamValue",
+    ),
+];
+
+/// Types of the admin program that `src/objects.rs` has.
+const ADMIN_OBJECTS: &[(&str, &str)] = &[
+    ("admin_nonnull_server", "crate::objects::AdminServer"),
+    ("admin_nonnull_client", "crate::objects::AdminClient"),
+    ("admin_typed_param", "crate::objects::TypedParam"),
+    ("admin_typed_param_value", "crate::objects::TypedParamValue"),
+];
 
 /// The modules of this crate.
 pub(crate) const MODULES: &[Module<'static>] = &[
     Module {
         name: "rpc",
         prefixes: &["virNet", "VIR_NET_", "VIR_"],
+        given: &[],
+        aliases: false,
     },
     Module {
         name: "keepalive",
         prefixes: &["keepalive_", "KEEPALIVE_PROC_", "KEEPALIVE_"],
+        given: &[],
+        aliases: false,
     },
     Module {
         name: "remote",
         prefixes: &["remote_", "REMOTE_PROC_", "REMOTE_"],
+        given: REMOTE_OBJECTS,
+        aliases: false,
     },
     Module {
         name: "qemu",
         prefixes: &["qemu_", "QEMU_PROC_", "QEMU_"],
+        given: &[],
+        aliases: false,
+    },
+    Module {
+        name: "lxc",
+        prefixes: &["lxc_", "LXC_PROC_", "LXC_"],
+        given: &[],
+        aliases: false,
+    },
+    Module {
+        name: "admin",
+        prefixes: &["admin_", "ADMIN_PROC_", "ADMIN_"],
+        given: ADMIN_OBJECTS,
+        aliases: false,
+    },
+    Module {
+        name: "constants",
+        prefixes: &["vir", "VIR_"],
+        given: &[],
+        aliases: true,
     },
 ];
 
@@ -88,7 +157,20 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Turns the definitions into the text of one Rust file.
+/// What the generator writes: the texts of Rust files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Output {
+    /// Types and procedures, for `src/protocol.rs`.
+    pub(crate) protocol: String,
+    /// The methods of `Libvirt`.
+    pub(crate) methods: String,
+    /// The methods of `Admin`.
+    pub(crate) admin: String,
+    /// Values of every type, for a test.
+    pub(crate) samples: String,
+}
+
+/// Turns the definitions into Rust.
 ///
 /// The same input gives the same output, whatever the order of `sources`.
 ///
@@ -98,7 +180,7 @@ impl fmt::Display for Diagnostic {
 pub(crate) fn generate(
     modules: &[Module<'_>],
     sources: &[Source],
-) -> Result<String, Vec<Diagnostic>> {
+) -> Result<Output, Vec<Diagnostic>> {
     let mut sources: Vec<&Source> = sources.iter().collect();
     sources.sort_by(|a, b| a.path.cmp(&b.path));
 
@@ -112,7 +194,7 @@ pub(crate) fn generate(
     })
 }
 
-fn translate(modules: &[Module<'_>], sources: &[&Source]) -> Result<String, Vec<Problem>> {
+fn translate(modules: &[Module<'_>], sources: &[&Source]) -> Result<Output, Vec<Problem>> {
     let mut files = Vec::new();
     let mut problems = Vec::new();
     for (index, source) in sources.iter().enumerate() {
@@ -141,7 +223,7 @@ fn translate(modules: &[Module<'_>], sources: &[&Source]) -> Result<String, Vec<
         return Err(problems);
     }
     let model = resolve::resolve(modules, sources, files)?;
-    Ok(emit::emit(&model))
+    emit::emit(&model)
 }
 
 /// `remote` for `xdr/remote/auth.x`, `qemu` for `xdr/qemu.x`.

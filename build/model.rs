@@ -8,6 +8,8 @@ use super::ast::Scalar;
 pub(crate) struct Model<'a> {
     /// Names of the modules, in the order of the table.
     pub(crate) modules: Vec<ModuleModel<'a>>,
+    /// What each source is about, from the comment at its top.
+    pub(crate) titles: Vec<String>,
     /// All types of all modules. A [`TypeId`] points in here.
     pub(crate) types: Vec<Type>,
 }
@@ -54,6 +56,8 @@ pub(crate) struct Type {
     pub(crate) origin: Origin,
     pub(crate) rust: String,
     pub(crate) module: usize,
+    /// Path of the Rust type that stands for it, where that is written by hand.
+    pub(crate) given: Option<String>,
     pub(crate) body: TypeBody,
     pub(crate) layout: Layout,
 }
@@ -74,7 +78,7 @@ pub(crate) struct Layout {
 #[derive(Debug)]
 pub(crate) enum TypeBody {
     Typedef(Declared),
-    Enum(Vec<EnumValue>),
+    Enum(Enum),
     Struct(Vec<Field>),
     Union(Union),
 }
@@ -95,6 +99,8 @@ pub(crate) enum Base {
     String,
     Opaque,
     Type(TypeId),
+    /// An enum whose number takes two words.
+    Wide(TypeId),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,10 +113,17 @@ pub(crate) enum Shape {
 }
 
 #[derive(Debug)]
+pub(crate) struct Enum {
+    /// Its values are bits, without a sign.
+    pub(crate) flags: bool,
+    pub(crate) values: Vec<EnumValue>,
+}
+
+#[derive(Debug)]
 pub(crate) struct EnumValue {
     pub(crate) origin: Origin,
     pub(crate) rust: String,
-    pub(crate) value: i32,
+    pub(crate) value: i64,
 }
 
 #[derive(Debug)]
@@ -118,6 +131,9 @@ pub(crate) struct Field {
     pub(crate) origin: Origin,
     pub(crate) rust: String,
     pub(crate) declared: Declared,
+    /// What a method always sends.
+    pub(crate) value: Option<i64>,
+    pub(crate) secret: bool,
 }
 
 #[derive(Debug)]
@@ -168,8 +184,16 @@ pub(crate) struct Program {
 pub(crate) struct Procedure {
     pub(crate) origin: Origin,
     pub(crate) rust: String,
+    /// The same as the name of a method.
+    pub(crate) method: String,
     pub(crate) number: i32,
     pub(crate) event: bool,
+    /// Opens a stream.
+    pub(crate) stream: bool,
+    /// Descriptors may go along with the call.
+    pub(crate) fds_in: bool,
+    /// Descriptors may come with the reply.
+    pub(crate) fds_out: bool,
     /// Facts from the annotations, as one sentence each.
     pub(crate) facts: Vec<String>,
     /// What the call or the event carries; nothing for `void`.

@@ -14,20 +14,8 @@ const PATH_KEYWORDS: &[&str] = &["crate", "self", "super"];
 
 /// Names that the generated modules use themselves, or that a type must not hide there.
 const TAKEN: &[&str] = &[
-    "ByteString",
-    "Bytes",
-    "Err",
-    "None",
-    "Ok",
-    "Option",
-    "Pack",
-    "Reader",
-    "Result",
-    "Self",
-    "Some",
-    "Unpack",
-    "Vec",
-    "Writer",
+    "Err", "None", "Ok", "Option", "Pack", "Reader", "Result", "Self", "Some", "String", "Unpack",
+    "Vec", "Writer",
 ];
 
 /// Takes the first of `prefixes` off that leaves a name.
@@ -127,9 +115,15 @@ fn words(name: &str) -> Vec<String> {
         for (index, &c) in chars.iter().enumerate() {
             let before = index.checked_sub(1).and_then(|index| chars.get(index));
             let after = chars.get(index + 1);
+            // The plural of an abbreviation is one word: `CPUs`.
+            let plural = after == Some(&'s')
+                && chars
+                    .get(index + 2)
+                    .is_none_or(|last| !last.is_ascii_lowercase());
             let starts = c.is_ascii_uppercase()
                 && before.is_some_and(|before| {
-                    !before.is_ascii_uppercase() || after.is_some_and(char::is_ascii_lowercase)
+                    !before.is_ascii_uppercase()
+                        || (!plural && after.is_some_and(char::is_ascii_lowercase))
                 });
             if starts && !word.is_empty() {
                 words.push(std::mem::take(&mut word));
@@ -182,7 +176,7 @@ mod tests {
             ("option", "Option_"),
             ("ok", "Ok_"),
             ("self", "Self_"),
-            ("string", "String"),
+            ("string", "String_"),
             ("3d", "X3d"),
             ("_", "X"),
         ] {
@@ -199,6 +193,8 @@ mod tests {
             ("nrVirtCpu", "nr_virt_cpu"),
             ("newMAC", "new_mac"),
             ("MACAddress", "mac_address"),
+            ("xmlCPUs", "xml_cpus"),
+            ("minGuestCPUsOf", "min_guest_cpus_of"),
             ("str1", "str1"),
             ("ipv4Addr", "ipv4_addr"),
             ("_x__y_", "x_y"),

@@ -1,9 +1,12 @@
-//! What a user can set about a connection. Plain data; imports credentials alone.
+//! What a user can set about a connection. Plain data; imports credentials alone. The timeouts of single steps are in `timeouts`.
+
+mod timeouts;
 
 use std::time::Duration;
 
 #[cfg(feature = "sasl")]
 use crate::credentials::{Credentials, CredentialsRequest, CredentialsSource};
+use timeouts::Timeouts;
 
 /// Settings of a connection, made by chained setters.
 ///
@@ -24,6 +27,7 @@ pub struct Config {
     pub(crate) max_in_flight: usize,
     pub(crate) call_timeout: Option<Duration>,
     pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) timeouts: Timeouts,
     pub(crate) event_queue: usize,
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) handshake: Handshake,
@@ -111,6 +115,7 @@ impl Config {
             max_in_flight: 4,
             call_timeout: Some(Duration::from_secs(60)),
             connect_timeout: Some(Duration::from_secs(15)),
+            timeouts: Timeouts::default(),
             event_queue: 4096,
             keepalive: Some(Keepalive {
                 interval: Duration::from_secs(5),
@@ -166,7 +171,7 @@ impl Config {
 
     /// How long connecting may take: the way to the daemon, where it begins with a URI, and authentication and opening together,
     /// and then looking the domain up; for a QMP socket connecting it, and then the greeting and the negotiation of capabilities
-    /// together. `None` waits for ever.
+    /// together. `None` waits for ever. A step with a timeout of its own has that instead: see [Deadlines](Config#deadlines).
     pub fn connect_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.connect_timeout = timeout;
         self
@@ -257,13 +262,13 @@ impl Config {
     }
 
     /// As [`Config::credentials`], asked for when a daemon wants them: never before, and once for each connection that is
-    /// made. The answer is waited for within [`Config::connect_timeout`], which a user who is to type needs longer; none
+    /// made. The answer is waited for within [`Config::auth_timeout`], which a user who is to type needs longer; none
     /// means that there are none. `ask` must not block: see `tokio::task::spawn_blocking`.
     ///
     /// ```
     /// use libvirt_qmp::{Config, Credentials};
     ///
-    /// let config = Config::new().connect_timeout(None).ask_credentials(|request| async move {
+    /// let config = Config::new().auth_timeout(None).ask_credentials(|request| async move {
     ///     println!("{} wants a password", request.host.as_deref().unwrap_or("the daemon"));
     ///     Some(Credentials::new("fred", "what the user typed"))
     /// });

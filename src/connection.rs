@@ -1,6 +1,8 @@
 //! What every connection has, whatever it speaks: calls with limits and deadlines, the loops of its task that write them
 //! and watch over them, and the notice of its end. May import inflight, transport and error.
 
+mod steps;
+
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -17,9 +19,11 @@ use tracing::{debug, trace};
 
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::{
-    Calls, Failure, Files, Progress, Ride, Slot, Stamp, Submission, Waiter, WithFiles,
+    Announce, Calls, Failure, Files, Progress, Ride, Slot, Stamp, Submission, Waiter, WithFiles,
 };
 use crate::transport::{SendError, WriteHalf};
+
+pub(crate) use steps::Steps;
 
 /// A write buffer larger than this is given back after use.
 const KEEP_BUFFER: usize = 1024 * 1024;
@@ -80,6 +84,8 @@ pub(crate) struct Encoded {
     pub(crate) files: Option<Box<Files>>,
     /// Whether it goes ahead of the calls that are queued.
     pub(crate) ahead: bool,
+    /// Who is told its serial before it leaves.
+    pub(crate) announce: Option<Arc<dyn Announce>>,
 }
 
 /// The calls of a connection whose replies are `R`, some of which (`H`) are the task's own.
@@ -97,10 +103,15 @@ pub(crate) struct Connection<R, H> {
 
 impl<R, H> Connection<R, H> {
     pub(crate) fn new(max_in_flight: usize) -> Self {
+        Connection::starting_at(max_in_flight, 0)
+    }
+
+    /// Whose first call has this serial.
+    pub(crate) fn starting_at(max_in_flight: usize, serial: u32) -> Self {
         let all = u32::try_from(max_in_flight.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         let limit = (max_in_flight != usize::MAX).then(|| Arc::new(Semaphore::new(all as usize)));
         Connection {
-            calls: Calls::new(),
+            calls: Calls::new(serial),
             limit,
             all,
             leaving: AtomicBool::new(false),
@@ -371,6 +382,7 @@ impl Encoded {
             procedure,
             files,
             ahead,
+            announce,
         } = self;
         Submission {
             bytes,
@@ -381,6 +393,7 @@ impl Encoded {
             procedure,
             files,
             ahead,
+            announce,
         }
     }
 }

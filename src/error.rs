@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytestring::ByteString;
 use uuid::Uuid;
 
 use crate::packet::FrameError;
@@ -314,6 +313,8 @@ pub enum Phase {
     Reply,
     /// Waiting for an event.
     Event,
+    /// Waiting for the consumer of a stream to take what has come, while others wait behind it.
+    Consumer,
     /// Waiting for a lost connection to be made again; nothing was sent.
     Reconnect,
 }
@@ -336,6 +337,7 @@ impl fmt::Display for Phase {
             Phase::Write => "sending",
             Phase::Reply => "waiting for the reply",
             Phase::Event => "waiting for the event",
+            Phase::Consumer => "waiting for the data of the stream to be taken",
             Phase::Reconnect => "waiting for the connection to be made again",
         })
     }
@@ -507,19 +509,19 @@ impl LibvirtError {
             code: wire.code,
             domain: wire.domain,
             level: wire.level,
-            message: wire.message.map(owned),
-            str1: wire.str1.map(owned),
-            str2: wire.str2.map(owned),
-            str3: wire.str3.map(owned),
+            message: wire.message,
+            str1: wire.str1,
+            str2: wire.str2,
+            str3: wire.str3,
             int1: wire.int1,
             int2: wire.int2,
             about_domain: wire.dom.map(|dom| ErrorObject {
-                name: owned(dom.name),
+                name: dom.name,
                 uuid: Uuid::from_bytes(dom.uuid),
                 id: Some(dom.id),
             }),
             about_network: wire.net.map(|net| ErrorObject {
-                name: owned(net.name),
+                name: net.name,
                 uuid: Uuid::from_bytes(net.uuid),
                 id: None,
             }),
@@ -546,10 +548,6 @@ impl LibvirtError {
     }
 }
 
-fn owned(text: ByteString) -> String {
-    text.into()
-}
-
 impl Error {
     pub(crate) fn xdr(what: &'static str, error: DecodeError) -> Self {
         Error::Decode {
@@ -562,6 +560,12 @@ impl Error {
         Error::Decode {
             what,
             source: DecodeFailure::Json(error.to_string().into()),
+        }
+    }
+
+    pub(crate) fn files(error: io::Error) -> Self {
+        Error::Files {
+            source: Arc::new(error),
         }
     }
 

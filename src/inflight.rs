@@ -7,10 +7,12 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
@@ -80,6 +82,28 @@ pub(crate) enum Progress {
     Sent,
 }
 
+/// Whoever must know the serial of a call before its bytes leave, since what answers it is more than a reply.
+pub(crate) trait Announce: fmt::Debug + Send + Sync {
+    /// Takes the serial, or refuses it as one that is still in use.
+    fn announce(&self, serial: u32) -> bool;
+}
+
+/// What has packets of its own to send, one after the other: each waits its turn among the calls.
+pub(crate) trait Outgoing: fmt::Debug + Send + Sync {
+    /// The packet that goes now; none where it was taken back meanwhile.
+    fn next_packet(&self) -> Option<OutgoingPacket>;
+}
+
+/// A packet that no reply answers.
+#[derive(Debug)]
+pub(crate) struct OutgoingPacket {
+    pub(crate) bytes: Vec<u8>,
+    /// Whether there is another one, which then waits for its turn.
+    pub(crate) more: bool,
+    /// Who waited for this one to go.
+    pub(crate) waker: Option<Waker>,
+}
+
 /// A call on its way in.
 #[derive(Debug)]
 pub(crate) struct Submission<R, H> {
@@ -95,6 +119,8 @@ pub(crate) struct Submission<R, H> {
     pub(crate) files: Option<Box<Files>>,
     /// Whether it goes ahead of the calls that are queued.
     pub(crate) ahead: bool,
+    /// Who is told its serial before it leaves. Hardly any call has one.
+    pub(crate) announce: Option<Arc<dyn Announce>>,
 }
 
 /// Descriptors that go with a call.
@@ -135,6 +161,8 @@ enum Queued<R, H> {
     Call(Submission<R, H>),
     /// Bytes that no reply answers.
     Plain(Vec<u8>),
+    /// The turn of what has packets of its own.
+    Turn(Arc<dyn Outgoing>),
 }
 
 impl<R, H> Queued<R, H> {
@@ -142,6 +170,7 @@ impl<R, H> Queued<R, H> {
         match self {
             Queued::Call(call) => call.ahead,
             Queued::Plain(_) => true,
+            Queued::Turn(_) => false,
         }
     }
 
@@ -171,6 +200,8 @@ pub(crate) struct Calls<R, H> {
     pub(crate) closing: Notify,
     /// Wakes the watch over deadlines: an earlier one came in.
     pub(crate) rearm: Notify,
+    /// Wakes a reader that has paused: a call waits for its reply now.
+    pub(crate) resume: Notify,
 }
 
 struct State<R, H> {
@@ -184,26 +215,31 @@ struct State<R, H> {
     /// When the watch over deadlines looks next.
     armed: Option<Instant>,
     purge_at: usize,
+    /// Whether the reader has paused.
+    paused: bool,
     end: Option<Arc<EndCause>>,
 }
 
 impl<R, H> Calls<R, H> {
-    pub(crate) fn new() -> Self {
+    /// None yet; the first has this serial.
+    pub(crate) fn new(serial: u32) -> Self {
         Calls {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 table: HashMap::default(),
-                next_serial: 0,
+                next_serial: serial,
                 wrapped: false,
                 batch: 0,
                 written: 0,
                 armed: None,
                 purge_at: FIRST_PURGE,
+                paused: false,
                 end: None,
             }),
             work: Notify::new(),
             closing: Notify::new(),
             rearm: Notify::new(),
+            resume: Notify::new(),
         }
     }
 
@@ -227,6 +263,7 @@ impl<R, H> Calls<R, H> {
             state.armed = call.deadline;
         }
         let wake = state.queue.is_empty();
+        let resume = std::mem::take(&mut state.paused);
         if call.ahead {
             let first = state.queue.iter().position(|queued| !queued.is_ahead());
             let place = first.unwrap_or(state.queue.len());
@@ -241,7 +278,31 @@ impl<R, H> Calls<R, H> {
         if wake {
             self.work.notify_one();
         }
+        if resume {
+            self.resume.notify_one();
+        }
         Ok(())
+    }
+
+    /// Queues a turn for `outgoing`, which has a packet to send and no turn yet.
+    pub(crate) fn submit_turn(&self, outgoing: Arc<dyn Outgoing>) {
+        let mut state = self.lock();
+        if state.end.is_none() {
+            let wake = state.queue.is_empty();
+            state.queue.push_back(Queued::Turn(outgoing));
+            drop(state);
+            if wake {
+                self.work.notify_one();
+            }
+        }
+    }
+
+    /// Whether no call waits for a reply. The next one that comes in wakes [`resume`](Calls::resume) then.
+    pub(crate) fn pause(&self) -> bool {
+        let mut state = self.lock();
+        let is_call = |queued: &Queued<R, H>| matches!(queued, Queued::Call(_));
+        state.paused = state.table.is_empty() && !state.queue.iter().any(is_call);
+        state.paused
     }
 
     /// Queues bytes that no reply answers, ahead of everything else. Where [`MOST_URGENT`] wait already, these are left
@@ -260,10 +321,11 @@ impl<R, H> Calls<R, H> {
     /// Moves what is queued into the empty buffer `out`, for one write, and into the table. The batch before it has been
     /// written by now. A call with descriptors is a batch by itself.
     pub(crate) fn next_batch(&self, out: &mut Vec<u8>) -> Option<WithFiles> {
-        let mut state = self.lock();
-        let state = &mut *state;
+        let mut guard = self.lock();
+        let state = &mut *guard;
         state.written = state.batch;
         let mut with_files = None;
+        let mut wakers = Vec::new();
         while with_files.is_none() && out.len() < BATCH {
             if !out.is_empty() && state.queue.front().is_some_and(Queued::has_files) {
                 break;
@@ -273,6 +335,16 @@ impl<R, H> Calls<R, H> {
             };
             let bytes = match queued {
                 Queued::Plain(bytes) => bytes,
+                Queued::Turn(outgoing) => {
+                    let Some(packet) = outgoing.next_packet() else {
+                        continue;
+                    };
+                    wakers.extend(packet.waker);
+                    if packet.more {
+                        state.queue.push_back(Queued::Turn(outgoing));
+                    }
+                    packet.bytes
+                }
                 Queued::Call(mut call) => {
                     let files = call.files.take();
                     let Some((serial, bytes)) = state.admit(call) else {
@@ -289,6 +361,8 @@ impl<R, H> Calls<R, H> {
             }
         }
         state.batch += 1;
+        drop(guard);
+        wakers.into_iter().for_each(Waker::wake);
         with_files
     }
 
@@ -299,6 +373,11 @@ impl<R, H> Calls<R, H> {
             // A caller that has gone needs no answer.
             let _ = sender.send(Err(Failure::Files(Arc::new(error))));
         }
+    }
+
+    /// The serial of the next call, after all that had one.
+    pub(crate) fn next_serial(&self) -> u32 {
+        self.lock().next_serial
     }
 
     /// Takes the call that a reply answers out of the table.
@@ -402,7 +481,7 @@ impl<R, H> Calls<R, H> {
         drop(state);
         let unsent = queue.into_iter().filter_map(|queued| match queued {
             Queued::Call(call) => Some((call.waiter, false)),
-            Queued::Plain(_) => None,
+            Queued::Plain(_) | Queued::Turn(_) => None,
         });
         let sent = table.into_values().map(|entry| (entry.waiter, true));
         for (waiter, sent) in unsent.chain(sent) {
@@ -434,7 +513,11 @@ impl<R, H> State<R, H> {
         if call.waiter.is_gone() {
             return None;
         }
-        while self.table.contains_key(&self.next_serial) {
+        let announced = |serial| match &call.announce {
+            Some(announce) => announce.announce(serial),
+            None => true,
+        };
+        while self.table.contains_key(&self.next_serial) || !announced(self.next_serial) {
             self.advance_serial();
         }
         let serial = self.next_serial;
@@ -525,6 +608,7 @@ mod tests {
             procedure: (1, 2),
             files: None,
             ahead: false,
+            announce: None,
         };
         (call, receiver)
     }
@@ -561,7 +645,7 @@ mod tests {
 
     #[tokio::test]
     async fn queued_calls_leave_together_and_replies_find_them() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let (first, second) = (submit(&calls), submit(&calls));
         assert_eq!(batch(&calls), [0, 0, 0, 0, 0, 0, 0, 1]);
         answer(&calls, 1);
@@ -572,14 +656,14 @@ mod tests {
 
     #[test]
     fn a_call_dropped_while_queued_is_never_sent() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         drop(submit(&calls));
         assert!(batch(&calls).is_empty());
     }
 
     #[test]
     fn late_replies_are_told_from_foreign_ones() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let reply = submit(&calls);
         batch(&calls);
         drop(reply);
@@ -590,7 +674,7 @@ mod tests {
 
     #[test]
     fn a_reply_of_another_procedure_is_not_taken() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let _reply = submit(&calls);
         batch(&calls);
         assert!(matches!(
@@ -601,7 +685,7 @@ mod tests {
 
     #[test]
     fn a_serial_in_use_is_passed_over_after_wrapping() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let _old = submit(&calls);
         batch(&calls);
         calls.lock().next_serial = u32::MAX;
@@ -612,7 +696,7 @@ mod tests {
 
     #[test]
     fn the_oldest_call_is_the_one_sent_first_also_after_wrapping() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         calls.lock().next_serial = u32::MAX - 1;
         let mut replies: Vec<_> = (0..4).map(|_| submit(&calls)).collect();
         batch(&calls);
@@ -628,7 +712,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn deadlines_say_how_far_the_call_had_come() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let now = Instant::now();
         let deadline = Some(now + Duration::from_secs(1));
         let mut replies = Vec::new();
@@ -658,7 +742,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_expired_call_keeps_its_slot_until_the_late_reply() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let limit = Arc::new(tokio::sync::Semaphore::new(1));
         let (mut call, _reply) = call(Some(Instant::now()));
         call.slot.connection = limit.clone().try_acquire_owned().ok();
@@ -672,7 +756,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_reaches_everybody_with_one_cause_and_says_what_was_sent() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let sent = submit(&calls);
         batch(&calls);
         let queued = submit(&calls);
@@ -696,7 +780,7 @@ mod tests {
 
     #[test]
     fn abandoned_calls_do_not_pile_up() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         for _ in 0..10 * FIRST_PURGE {
             drop(submit(&calls));
         }
@@ -711,7 +795,7 @@ mod tests {
 
     #[test]
     fn urgent_bytes_go_first() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let _reply = submit(&calls);
         calls.submit_urgent(b"pong".to_vec());
         assert_eq!(batch(&calls), b"pong\0\0\0\0");
@@ -719,7 +803,7 @@ mod tests {
 
     #[test]
     fn a_call_with_descriptors_leaves_alone_and_in_its_turn() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let _replies = [
             submit(&calls),
             submit_with_file(&calls),
@@ -739,7 +823,7 @@ mod tests {
 
     #[tokio::test]
     async fn descriptors_that_the_system_refuses_fail_their_call_alone() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let refused = submit_with_file(&calls);
         let good = submit(&calls);
         let with = calls.next_batch(&mut Vec::new()).unwrap();
@@ -752,7 +836,7 @@ mod tests {
 
     #[test]
     fn calls_that_go_ahead_keep_their_order() {
-        let calls = TestCalls::new();
+        let calls = TestCalls::new(0);
         let numbered = |number: u8, ahead: bool| {
             let (mut call, reply) = call(None);
             call.bytes = vec![number];

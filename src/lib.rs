@@ -25,6 +25,7 @@ mod hypervisor;
 mod inflight;
 mod libvirt;
 mod monitor;
+mod objects;
 mod qmp;
 mod queue;
 mod reconnect;
@@ -47,10 +48,15 @@ pub use error::{
 };
 pub use guard::Guard;
 pub use hypervisor::{DomainStatus, Hypervisor, HypervisorDomain, HypervisorVersion};
-pub use libvirt::{Domain, DomainKey, Libvirt};
+pub use libvirt::{Admin, DomainKey, Libvirt, events};
 pub use monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorExt, MonitorFuture, RunOptions,
     SchemaCell,
+};
+pub use objects::{
+    AdminClient, AdminServer, Domain, DomainCheckpoint, DomainSnapshot, Interface, Network,
+    NetworkPort, NodeDevice, NwFilter, NwFilterBinding, Secret, StoragePool, StorageVol,
+    TypedParam, TypedParamValue,
 };
 pub use qmp::{
     Command, CommandError, ErrorClass, Event, EventDomain, EventError, EventFilter, FilterError,
@@ -58,6 +64,7 @@ pub use qmp::{
 };
 pub use queue::Overflow;
 pub use reconnect::ConnectionState;
+pub use rpc::{Stream, StreamItem};
 pub use uri::{Auth, HostVerify, Mode, Parameters, Proxy, SshAuth, Transport, Uri, UriError, User};
 pub use wait::{
     After, CallbackOptions, Callbacks, EventHandler, Found, History, HistoryEntry, Tray, Wait,

@@ -68,11 +68,28 @@ impl<T> Clone for QueueOptions<T> {
 pub(crate) trait Queued {
     /// Bytes that it takes, about.
     fn size(&self) -> usize;
+
+    /// Whether it belongs before `other`, which was added earlier and has not been taken.
+    fn comes_before(&self, _other: &Self) -> bool {
+        false
+    }
+}
+
+/// What can wait as a slice of a read buffer.
+pub(crate) trait Slice: Queued {
+    /// The same with its bytes to itself.
+    fn detached(&self) -> Self;
 }
 
 impl Queued for Bytes {
     fn size(&self) -> usize {
         self.len()
+    }
+}
+
+impl Slice for Bytes {
+    fn detached(&self) -> Self {
+        Bytes::copy_from_slice(self)
     }
 }
 
@@ -167,16 +184,16 @@ impl<T> Taken<T> {
     }
 }
 
-impl EventQueue<Bytes> {
+impl<T: Slice> EventQueue<T> {
     /// Adds an item that is a slice of a read buffer: copied out where many wait, so that they do not keep theirs.
-    pub(crate) fn push_slice(&self, item: Bytes) {
+    pub(crate) fn push_slice(&self, item: T) {
         if !self.accepts(&item) {
             return;
         }
         let inner = self.lock();
         let item = match inner.items.len() {
             ..MOST_SLICES => item,
-            _ => Bytes::copy_from_slice(&item),
+            _ => item.detached(),
         };
         self.add(inner, item);
     }
@@ -235,6 +252,7 @@ impl<T: Queued> EventQueue<T> {
         }
         inner.bytes = inner.bytes.saturating_add(size);
         inner.items.push_back(Waiting::Event(item));
+        inner.put_in_place();
         wake(inner);
     }
 
@@ -348,6 +366,19 @@ impl<T: Queued> Inner<T> {
     fn is_full(&self, size: usize, limit: usize) -> bool {
         let too_many = self.items.len() - self.gaps >= limit;
         too_many || (!self.items.is_empty() && self.bytes.saturating_add(size) > MAX_BYTES)
+    }
+
+    /// Moves the last item to where it belongs: never before a gap, which parts two connections.
+    fn put_in_place(&mut self) {
+        let mut place = self.items.len().saturating_sub(1);
+        while place > 0
+            && let (Waiting::Event(item), Waiting::Event(before)) =
+                (&self.items[place], &self.items[place - 1])
+            && item.comes_before(before)
+        {
+            self.items.swap(place, place - 1);
+            place -= 1;
+        }
     }
 
     fn make_room(&mut self, size: usize, limit: usize) {
@@ -635,6 +666,45 @@ mod tests {
         use std::mem::size_of;
         assert_eq!(size_of::<Waiting<Bytes>>(), size_of::<Bytes>());
         assert_eq!(size_of::<Waiting<Event>>(), size_of::<Event>());
+    }
+
+    #[tokio::test]
+    async fn a_late_item_goes_where_it_belongs() {
+        #[derive(Debug, PartialEq)]
+        struct Place(u32);
+
+        impl Queued for Place {
+            fn size(&self) -> usize {
+                4
+            }
+
+            fn comes_before(&self, other: &Self) -> bool {
+                self.0 < other.0
+            }
+        }
+
+        let queue = EventQueue::new(QueueOptions::new(3));
+        let mut taken = Taken::default();
+        for place in [2, 5, 3, 4] {
+            queue.push(Place(place));
+        }
+        // What another connection brings stays behind the gap.
+        queue.gap(&lost_by("a"));
+        for place in [7, 1] {
+            queue.push(Place(place));
+        }
+        queue.end(Arc::new(EndCause::PeerClosed));
+        let mut items = Vec::new();
+        let mut gap_after = None;
+        loop {
+            match poll_fn(|cx| queue.poll_next(&mut taken, cx)).await {
+                Item::Event(Place(place)) => items.push(place),
+                Item::Lost(number) => assert_eq!(number, 3),
+                Item::Gap(_) => gap_after = Some(items.len()),
+                Item::Ended(_) => break,
+            }
+        }
+        assert_eq!((items, gap_after), (vec![5, 1, 7], Some(1)));
     }
 
     #[tokio::test]

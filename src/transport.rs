@@ -28,6 +28,14 @@ const MOST_KEPT: usize = 64;
 /// Bytes read at once where descriptors may come with them.
 const READ_WITH_FILES: usize = 16 * 1024;
 
+/// Why none can be passed to libvirtd.
+pub(crate) const NO_FILES: &str = "file descriptors go to libvirtd over its unix socket alone";
+
+/// Descriptors of the same files, to be sent while those who gave them keep theirs.
+pub(crate) fn duplicate(files: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
+    files.iter().map(BorrowedFd::try_clone_to_owned).collect()
+}
+
 /// Any stream that leads to a peer.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 

@@ -22,11 +22,11 @@ use libvirt_qmp::protocol::qemu::{
 };
 use libvirt_qmp::protocol::remote::{
     AuthListRet, AuthSaslStartRet, AuthType, ConnectListAllDomainsRet, ConnectOpenArgs,
-    DomainGetInfoRet, NonnullDomain,
+    DomainGetInfoRet,
 };
 use libvirt_qmp::protocol::rpc::{MessageError, MessageHeader, MessageNonnullDomain};
 use libvirt_qmp::replay::Fixture;
-use libvirt_qmp::{Error, xdr};
+use libvirt_qmp::{Domain, Error, xdr};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -311,14 +311,14 @@ where
     bytes
 }
 
-fn text() -> impl Strategy<Value = bytestring::ByteString> {
-    "\\PC{0,40}".prop_map(bytestring::ByteString::from)
+fn text() -> impl Strategy<Value = String> {
+    "\\PC{0,40}".prop_map(String::from)
 }
 
-fn domains() -> impl Strategy<Value = NonnullDomain> {
-    (text(), any::<[u8; 16]>(), any::<i32>()).prop_map(|(name, uuid, id)| NonnullDomain {
+fn domains() -> impl Strategy<Value = Domain> {
+    (text(), any::<[u8; 16]>(), option::of(0..i32::MAX)).prop_map(|(name, uuid, id)| Domain {
         name,
-        uuid,
+        uuid: uuid::Uuid::from_bytes(uuid),
         id,
     })
 }
@@ -332,7 +332,7 @@ prop_compose! {
     ) -> MessageError {
         let [code, domain, level, int1, int2] = numbers;
         let [str1, str2, str3] = texts;
-        let dom = dom.map(|NonnullDomain { name, uuid, id }| MessageNonnullDomain { name, uuid, id });
+        let dom = dom.map(|Domain { name, uuid, id }| MessageNonnullDomain { name, uuid: uuid.into_bytes(), id: id.unwrap_or(-1) });
         MessageError { code, domain, message, level, dom, str1, str2, str3, int1, int2, net: None }
     }
 }

@@ -67,29 +67,27 @@ async fn usage_errors_are_named_and_end_with_2() {
     for (arguments, reason) in [
         (&[][..], "Usage: qmp"),
         (&["fly"], "'fly'"),
-        (&["run"], "required arguments were not provided"),
-        (&["run", GUEST], "no command given"),
+        (&["run"], "no domain given"),
         (
             &["run", GUEST, "stop", "now"],
             "argument `now`: expected KEY=VALUE",
         ),
-        (&["events"], "no domain given"),
         (&["events", "--count", "0", GUEST], "--count"),
         (&["--timeout", "0", "list"], "--timeout"),
         (
-            &["-c", "qemu+udp://host/system", "list"],
+            &["-C", "qemu+udp://host/system", "list"],
             "URI refused: transport `udp`",
         ),
         (
-            &["-c", "qemu:///system?pkipath=/x", "list"],
+            &["-C", "qemu:///system?pkipath=/x", "list"],
             "parameter `pkipath`",
         ),
-        (&["-c", some, "list"], "no domains to list"),
+        (&["-C", some, "list"], "no domains to list"),
         (
-            &["-c", some, "events", GUEST],
+            &["-C", some, "events", GUEST],
             "no domain `stage-lb-1` to choose",
         ),
-        (&["-c", some, "run", GUEST, "stop"], "argument `stop`"),
+        (&["-C", some, "run", GUEST, "stop"], "argument `stop`"),
     ] {
         let output = qmp(arguments).output().await.unwrap();
         assert_eq!(code(&output), 2, "{arguments:?}: {}", stderr(&output));
@@ -142,7 +140,7 @@ async fn without_a_connection_it_ends_with_3_and_names_the_socket() {
     let path = scratch.path("dead");
     drop(UnixListener::bind(&path).unwrap());
     for uri in [libvirt_uri(&path), format!("unix:{}", path.display())] {
-        let output = qmp(&["-c", &uri, "events"])
+        let output = qmp(&["-C", &uri, "events"])
             .args(uri.starts_with("qemu").then_some(GUEST))
             .output()
             .await
@@ -164,7 +162,7 @@ async fn a_peer_that_closes_at_once_is_a_connection_error() {
     let path = scratch.path("sock");
     let listener = UnixListener::bind(&path).unwrap();
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-    let output = qmp(&["-c", &libvirt_uri(&path), "list"])
+    let output = qmp(&["-C", &libvirt_uri(&path), "list"])
         .output()
         .await
         .unwrap();
@@ -183,7 +181,7 @@ async fn a_silent_peer_ends_with_4_and_says_what_was_waited_for() {
     let _listener = UnixListener::bind(&path).unwrap();
     let (libvirt, bare) = (libvirt_uri(&path), format!("unix:{}", path.display()));
     for (uri, phase) in [(libvirt, "authenticating"), (bare, "QEMU's greeting")] {
-        let output = qmp(&["-c", &uri, "--timeout", "1", "run", "query-status"])
+        let output = qmp(&["-C", &uri, "--timeout", "1", "run", "query-status"])
             .args(uri.starts_with("qemu").then_some("query-status"))
             .output()
             .await
@@ -301,10 +299,10 @@ async fn events_are_printed_one_a_line() {
 #[tokio::test]
 async fn an_interrupt_ends_events_in_order() {
     let served = Served::start(events_only());
-    let (mut child, mut lines) = watch(&["-c", &served.uri(), "events", GUEST]);
+    let (mut child, mut lines) = watch(&["-C", &served.uri(), "events", GUEST]);
     assert!(line(&mut lines).await.ends_with(" STOP"));
     interrupt(&child).await;
-    assert_eq!(child.wait().await.unwrap().code(), Some(0));
+    assert_eq!(child.wait().await.unwrap().code(), Some(130));
     // It has deregistered and said goodbye, as the recording wants it.
     served.finish().await.unwrap();
 }
@@ -312,7 +310,7 @@ async fn an_interrupt_ends_events_in_order() {
 #[tokio::test]
 async fn a_connection_lost_ends_events_with_3() {
     let served = Served::start(events_only());
-    let (child, mut lines) = watch(&["-c", &served.uri(), "events", GUEST]);
+    let (child, mut lines) = watch(&["-C", &served.uri(), "events", GUEST]);
     for _ in 0..3 {
         line(&mut lines).await;
     }
@@ -339,7 +337,7 @@ async fn a_reader_that_has_gone_is_no_error() {
         drop(reader);
         let mut command = qmp(&[]);
         if let Some(served) = &served {
-            command.args(["-c", &served.uri()]);
+            command.args(["-C", &served.uri()]);
         }
         let output = command
             .args(arguments)
@@ -370,13 +368,13 @@ async fn on_qemus_own_socket_no_domain_is_named() {
         }
     });
     let uri = format!("unix:{}", path.display());
-    let output = qmp(&["-c", &uri, "run", "echo", "a.b=1", "a.c=x"])
+    let output = qmp(&["-C", &uri, "run", "echo", "a.b=1", "a.c=x"])
         .output()
         .await
         .unwrap();
     assert_eq!((code(&output), stderr(&output)), (0, String::new()));
     assert_eq!(stdout(&output), "{\"a\":{\"b\":1,\"c\":\"x\"}}\n");
-    let output = qmp(&["-c", &uri, "events", "--count", "1"])
+    let output = qmp(&["-C", &uri, "events", "--count", "1"])
         .output()
         .await
         .unwrap();
@@ -397,11 +395,11 @@ async fn an_interrupt_ends_events_that_nobody_reads() {
         be_qemu(stream, 100_000, all).await
     });
     let uri = format!("unix:{}", path.display());
-    let (mut child, mut lines) = watch(&["-c", &uri, "events", "--json"]);
+    let (mut child, mut lines) = watch(&["-C", &uri, "events", "--json"]);
     line(&mut lines).await;
     sent.notified().await;
     interrupt(&child).await;
-    assert_eq!(child.wait().await.unwrap().code(), Some(0));
+    assert_eq!(child.wait().await.unwrap().code(), Some(130));
 }
 
 /// A QEMU whose commands return their arguments, and that stops so many times after the first and then tells.
@@ -436,13 +434,13 @@ async fn live_list_and_run() {
     let guest = lab.guest(GUEST);
     let tcp = format!("qemu+tcp://{}/session", lab.tcp_addr());
     for uri in [lab.client_uri(), tcp] {
-        let output = qmp(&["-c", &uri, "list", "--json"]).output().await.unwrap();
+        let output = qmp(&["-C", &uri, "list", "--json"]).output().await.unwrap();
         let listed: Value = stdout(&output).parse().unwrap();
         assert_eq!(listed["name"], GUEST);
         assert_eq!(listed["uuid"], guest.uuid.to_string());
         assert_eq!(listed["state"], "active");
         for domain in [GUEST, &guest.uuid.to_string()] {
-            let output = qmp(&["-c", &uri, "run", domain, "query-status"])
+            let output = qmp(&["-C", &uri, "run", domain, "query-status"])
                 .output()
                 .await
                 .unwrap();
@@ -453,7 +451,7 @@ async fn live_list_and_run() {
     }
     let uri = lab.client_uri();
     let arguments = ["qom-get", "path=/machine", "property=type"];
-    let output = qmp(&["-c", &uri, "run", GUEST])
+    let output = qmp(&["-C", &uri, "run", GUEST])
         .args(arguments)
         .output()
         .await
@@ -466,7 +464,7 @@ async fn live_list_and_run() {
     );
 
     lab.pause_qemu(GUEST);
-    let output = qmp(&["-c", &uri, "--timeout", "1", "run", GUEST, "stop"])
+    let output = qmp(&["-C", &uri, "--timeout", "1", "run", GUEST, "stop"])
         .output()
         .await
         .unwrap();
@@ -479,7 +477,7 @@ async fn live_list_and_run() {
     lab.resume_qemu(GUEST);
 
     lab.destroy(GUEST);
-    let output = qmp(&["-c", &uri, "run", GUEST, "query-status"])
+    let output = qmp(&["-C", &uri, "run", GUEST, "query-status"])
         .output()
         .await
         .unwrap();
@@ -489,7 +487,7 @@ async fn live_list_and_run() {
         "{}",
         stderr(&output)
     );
-    let output = qmp(&["-c", &uri, "list"]).output().await.unwrap();
+    let output = qmp(&["-C", &uri, "list"]).output().await.unwrap();
     assert!(
         stdout(&output).trim_end().ends_with("-   inactive"),
         "{}",
@@ -503,8 +501,8 @@ async fn live_events_end_by_interrupt_and_by_a_lost_daemon() {
     let lab = Lab::start();
     lab.guest(GUEST);
     let uri = lab.client_uri();
-    let (mut interrupted, mut lines) = watch(&["-c", &uri, "events", GUEST]);
-    let (bereft, mut its_lines) = watch(&["-c", &uri, "events", "--json", GUEST]);
+    let (mut interrupted, mut lines) = watch(&["-C", &uri, "events", GUEST]);
+    let (bereft, mut its_lines) = watch(&["-C", &uri, "events", "--json", GUEST]);
     let watching = tokio::spawn(async move {
         // The guest's firmware resets it now and then of its own.
         let text = loop {
@@ -519,7 +517,7 @@ async fn live_events_end_by_interrupt_and_by_a_lost_daemon() {
     let mut commands = ["stop", "cont"].into_iter().cycle();
     while !watching.is_finished() {
         let command = commands.next().unwrap();
-        let output = qmp(&["-c", &uri, "run", GUEST, command])
+        let output = qmp(&["-C", &uri, "run", GUEST, command])
             .output()
             .await
             .unwrap();
@@ -533,7 +531,7 @@ async fn live_events_end_by_interrupt_and_by_a_lost_daemon() {
     let event: Value = json.parse().unwrap();
     assert_eq!(event["domain"]["name"], GUEST);
     interrupt(&interrupted).await;
-    assert_eq!(interrupted.wait().await.unwrap().code(), Some(0));
+    assert_eq!(interrupted.wait().await.unwrap().code(), Some(130));
     lab.kill_daemon();
     let output = bereft.wait_with_output().await.unwrap();
     assert_eq!(code(&output), 3, "{}", stderr(&output));
@@ -559,7 +557,7 @@ async fn live_on_qemus_own_sockets() {
         format!("tcp:{}", qemu.tcp_addr()),
         pretty,
     ] {
-        let output = qmp(&["-c", &uri, "run", "query-status"])
+        let output = qmp(&["-C", &uri, "run", "query-status"])
             .output()
             .await
             .unwrap();
@@ -576,6 +574,7 @@ fn qmp(arguments: &[&str]) -> Command {
     command
         .args(arguments)
         .env_remove("LIBVIRT_DEFAULT_URI")
+        .env_remove("QMP_SOCKET")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -664,7 +663,7 @@ impl Served {
 /// Runs the program against a recording, all of which it must play.
 async fn play(fixture: Fixture, arguments: &[&str]) -> Output {
     let served = Served::start(fixture);
-    let output = qmp(&["-c", &served.uri()])
+    let output = qmp(&["-C", &served.uri()])
         .args(arguments)
         .output()
         .await

@@ -151,8 +151,8 @@ fn shapes() -> (demo::Shapes, Vec<u8>) {
         name: "abc".into(),
         any: "".into(),
         id: *b"12345",
-        bytes: Bytes::from_static(b"1234"),
-        rest: Bytes::from_static(b"x"),
+        bytes: b"1234".to_vec(),
+        rest: b"x".to_vec(),
         chars: [1, 2, 3],
         bounded: vec![4],
         numbers: [5, -5],
@@ -165,7 +165,7 @@ fn shapes() -> (demo::Shapes, Vec<u8>) {
         label: [9; 7],
         story: "s".into(),
         hint: None,
-        blob: Bytes::new(),
+        blob: Vec::new(),
         place: Point { x: 5, y: 6 },
     };
     let text = |text: &[u8; 4]| i64::from(u32::from_be_bytes(*text));

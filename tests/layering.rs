@@ -18,14 +18,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("config", &["credentials"]),
     ("transport", &[]),
-    ("protocol", &["xdr"]),
+    ("objects", &["xdr"]),
+    ("protocol", &["objects", "xdr"]),
     ("packet", &["protocol"]),
     ("error", &["uri", "xdr", "packet", "protocol", "qmp"]),
     ("queue", &["error", "qmp"]),
     ("reconnect", &["config", "error"]),
     ("inflight", &["error"]),
     ("connection", &["error", "inflight", "transport"]),
-    ("dial", &["uri", "error", "transport", "connection"]),
+    (
+        "dial",
+        &["uri", "config", "error", "transport", "connection"],
+    ),
     ("monitor", &["error", "qmp", "queue"]),
     ("guard", &["error", "qmp", "monitor"]),
     ("wait", &["error", "qmp", "queue", "monitor"]),
@@ -49,6 +53,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "libvirt",
         &[
+            "objects",
             "credentials",
             "uri",
             "dial",
@@ -65,10 +70,14 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("replay", &["xdr", "protocol", "packet"]),
-    ("testing", &["xdr", "qmp", "protocol", "packet", "error"]),
+    (
+        "testing",
+        &["objects", "xdr", "qmp", "protocol", "packet", "error"],
+    ),
     (
         "driver",
         &[
+            "objects",
             "uri",
             "dial",
             "xdr",
@@ -79,6 +88,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "error",
             "reconnect",
             "queue",
+            "reconnect",
             "inflight",
             "connection",
             "transport",
@@ -89,11 +99,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "hypervisor",
-        &["qmp", "config", "error", "monitor", "libvirt", "driver"],
+        &[
+            "objects", "qmp", "config", "error", "monitor", "libvirt", "driver",
+        ],
     ),
     (
         "blocking",
         &[
+            "objects",
             "qmp",
             "types",
             "typed",

@@ -138,7 +138,6 @@ async fn secrets_are_neither_traced_nor_in_debug_output() {
 #[cfg(feature = "sasl")]
 #[tokio::test]
 async fn the_password_of_a_session_is_neither_traced_nor_recorded_nor_shown() {
-    use bytestring::ByteString;
     use libvirt_qmp::protocol::remote::procedure::{AuthSaslInit, AuthSaslStart, ConnectClose};
     use libvirt_qmp::protocol::remote::{AuthSaslInitRet, AuthSaslStartRet, AuthType};
     use libvirt_qmp::replay::record;
@@ -156,7 +155,7 @@ async fn the_password_of_a_session_is_neither_traced_nor_recorded_nor_shown() {
     let serve = async {
         daemon.auth(&[AuthType::SASL]).await;
         let init = daemon.expect::<AuthSaslInit>().await;
-        let mechlist = ByteString::from_static("PLAIN");
+        let mechlist = "PLAIN".to_owned();
         let reply = AuthSaslInitRet { mechlist };
         daemon.reply::<AuthSaslInit>(&init, &reply).await;
         let start = daemon.expect::<AuthSaslStart>().await;

@@ -1,7 +1,7 @@
 //! How a declaration is spelled in Rust: its type, and the expressions that pack and unpack it.
 
 use super::super::ast::Scalar;
-use super::super::model::{Base, Declared, Model, Shape, Type, TypeId};
+use super::super::model::{Base, Declared, Model, Shape, Type, TypeBody, TypeId};
 use super::super::{layout, names};
 
 /// How types are named from where the text goes.
@@ -34,6 +34,28 @@ impl Types<'_> {
         self.model.types.get(id)
     }
 
+    /// The Rust type of one item, through the names that a typedef gives it: `String`, not `NonnullString`.
+    fn plain_base(&self, base: Base, depth: usize) -> String {
+        if let Base::Type(id) = base
+            && let Some(ty) = self.get(id)
+            && ty.given.is_none()
+            && let TypeBody::Typedef(declared) = &ty.body
+            && depth > 0
+        {
+            return self.plain_to(declared, depth - 1);
+        }
+        self.base(base)
+    }
+
+    /// The Rust type of a declaration, through typedefs. A long chain of them is not followed to its end.
+    pub(super) fn plain(&self, declared: &Declared) -> String {
+        self.plain_to(declared, 4)
+    }
+
+    fn plain_to(&self, declared: &Declared, depth: usize) -> String {
+        shaped(declared, self.plain_base(declared.base, depth))
+    }
+
     /// `NonnullDomain` or `super::remote::NonnullDomain`, with `name` as the last part.
     fn qualified(&self, ty: &Type, name: &str) -> String {
         match self.model.modules.get(ty.module) {
@@ -57,26 +79,22 @@ impl Types<'_> {
             Base::Scalar(Scalar::Char | Scalar::UnsignedChar) | Base::Opaque => "u8",
             Base::Scalar(Scalar::Short) => "i16",
             Base::Scalar(Scalar::UnsignedShort) => "u16",
-            Base::String => "ByteString",
-            Base::Type(id) => {
-                return self
-                    .get(id)
-                    .map_or(String::new(), |ty| self.qualified(ty, &ty.rust));
+            Base::String => "String",
+            Base::Type(id) | Base::Wide(id) => {
+                let Some(ty) = self.get(id) else {
+                    return String::new();
+                };
+                return match &ty.given {
+                    Some(path) => path.clone(),
+                    None => self.qualified(ty, &ty.rust),
+                };
             }
         };
         name.to_owned()
     }
 
     pub(super) fn declared(&self, declared: &Declared) -> String {
-        let base = self.base(declared.base);
-        match (declared.base, declared.shape) {
-            (Base::String, _) => base,
-            (Base::Opaque, Shape::Variable(_)) => "Bytes".to_owned(),
-            (_, Shape::Plain) => base,
-            (_, Shape::Fixed(length)) => format!("[{base}; {length}]"),
-            (_, Shape::Variable(_)) => format!("Vec<{base}>"),
-            (_, Shape::Optional) => format!("Option<{base}>"),
-        }
+        shaped(declared, self.base(declared.base))
     }
 
     /// An expression that packs `operand` to `w`.
@@ -115,6 +133,7 @@ impl Types<'_> {
         match (base, word_method(base)) {
             (_, Some("present")) => format!("{place}.pack(w)"),
             (_, Some(method)) => format!("w.{method}({value})"),
+            (Base::Wide(_), None) => format!("u64::from({place}.0).pack(w)"),
             (Base::Type(id), None) => match self.get(id) {
                 Some(ty) => format!("{}({reference}, w)", self.function("pack", ty)),
                 None => String::new(),
@@ -140,6 +159,9 @@ impl Types<'_> {
     pub(super) fn unpacker(&self, base: Base) -> String {
         match (base, word_method(base)) {
             (_, Some(method)) => format!("Reader::{method}"),
+            (Base::Wide(_), None) => {
+                format!("|r| r.wide().map(|(v, n)| ({}(v), n))", self.base(base))
+            }
             (Base::Type(id), None) => match self.get(id) {
                 Some(ty) if !ty.layout.codec => self.function("unpack", ty),
                 _ => "Unpack::unpack".to_owned(),
@@ -160,8 +182,8 @@ impl Types<'_> {
     /// An expression that unpacks all of it from `r`.
     pub(super) fn unpack_call(&self, declared: &Declared) -> String {
         match (declared.base, declared.shape) {
-            (Base::String, Shape::Variable(max)) => format!("r.string({max})"),
-            (Base::Opaque, Shape::Variable(max)) => format!("r.opaque({max})"),
+            (Base::String, Shape::Variable(max)) => format!("r.text({max})"),
+            (Base::Opaque, Shape::Variable(max)) => format!("r.bytes({max})"),
             (Base::Opaque, _) => "r.opaque_fixed()".to_owned(),
             (base, Shape::Plain) => format!("{}(r)", self.unpacker(base)),
             (base, Shape::Fixed(_)) => format!("codec::unpack_array(r, {})", self.unpacker(base)),
@@ -179,6 +201,16 @@ impl Types<'_> {
     /// The function that packs or unpacks a typedef.
     pub(super) fn function(&self, verb: &str, ty: &Type) -> String {
         self.qualified(ty, &format!("{verb}_{}", names::snake(&ty.rust)))
+    }
+}
+
+/// The Rust type of so much of `base`.
+fn shaped(declared: &Declared, base: String) -> String {
+    match (declared.base, declared.shape) {
+        (Base::String, _) | (_, Shape::Plain) => base,
+        (_, Shape::Fixed(length)) => format!("[{base}; {length}]"),
+        (_, Shape::Variable(_)) => format!("Vec<{base}>"),
+        (_, Shape::Optional) => format!("Option<{base}>"),
     }
 }
 

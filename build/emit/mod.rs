@@ -6,6 +6,8 @@
 
 mod expressions;
 mod helpers;
+mod methods;
+mod samples;
 mod types;
 mod unions;
 
@@ -13,10 +15,23 @@ use std::fmt::Write as _;
 
 use self::expressions::Types;
 use self::helpers::HELPERS;
+use self::methods::emit_methods;
+use self::samples::emit_samples;
 use super::model::{Base, Const, Item, Model, ModuleModel, Origin, Procedure, Program};
+use super::{Output, Problem};
+
+/// The texts of all files.
+pub(crate) fn emit(model: &Model<'_>) -> Result<Output, Vec<Problem>> {
+    Ok(Output {
+        protocol: emit_protocol(model),
+        methods: emit_methods(model, "Libvirt", &["remote", "qemu", "lxc"])?,
+        admin: emit_methods(model, "Admin", &["admin"])?,
+        samples: emit_samples(model),
+    })
+}
 
 /// The text of `protocol.rs`.
-pub(crate) fn emit(model: &Model<'_>) -> String {
+fn emit_protocol(model: &Model<'_>) -> String {
     let modules: Vec<&ModuleModel<'_>> = model
         .modules
         .iter()
@@ -103,9 +118,7 @@ fn imports(body: &str, indent: usize) -> String {
     let has = |word: &str| words().any(|found| found == word);
     let mut uses = String::new();
     for (path, names) in [
-        ("bytes", &["Bytes"][..]),
-        ("bytestring", &["ByteString"]),
-        ("xdr_codec", &["Pack", "Result", "Unpack"]),
+        ("xdr_codec", &["Pack", "Result", "Unpack"][..]),
         ("super", &["codec"]),
         ("crate::xdr", &["Reader", "Writer"]),
     ] {

@@ -2,17 +2,19 @@
 
 use std::fmt::Write as _;
 
-use super::super::model::{Declared, EnumValue, Field, Type, TypeBody, TypeId};
+use super::super::model::{Declared, Enum, Field, Type, TypeBody, TypeId};
 use super::expressions::{Operand, Types, V};
 use super::unions::emit_union;
 use super::{doc, doc_inside};
 
 /// One type of the module that `types` names without a path.
 pub(super) fn emit_type(out: &mut String, types: &Types<'_>, id: TypeId) {
-    let Some(ty) = types.get(id) else { return };
+    let Some(ty) = types.get(id).filter(|ty| ty.given.is_none()) else {
+        return;
+    };
     match &ty.body {
         TypeBody::Typedef(declared) => emit_typedef(out, types, ty, declared),
-        TypeBody::Enum(values) => emit_enum(out, ty, values),
+        TypeBody::Enum(item) => emit_enum(out, ty, item),
         TypeBody::Struct(fields) => emit_struct(out, types, ty, fields),
         TypeBody::Union(union) => emit_union(out, types, ty, union),
     }
@@ -52,23 +54,24 @@ fn emit_typedef(out: &mut String, types: &Types<'_>, ty: &Type, declared: &Decla
     }
 }
 
-fn emit_enum(out: &mut String, ty: &Type, values: &[EnumValue]) {
+fn emit_enum(out: &mut String, ty: &Type, item: &Enum) {
     let Type { origin, rust, .. } = ty;
-    doc(
-        out,
-        4,
-        origin,
-        &format!(
-            "XDR `enum {}`, `{}`. Values it does not list are kept.",
-            origin.wire, origin.place
-        ),
+    let (kept, number, given) = match item.flags {
+        true => ("Bits", "u32", "wire_flags"),
+        false => ("Values", "i32", "wire_enum"),
+    };
+    let line = format!(
+        "XDR `enum {}`, `{}`. {kept} it does not list are kept.",
+        origin.wire, origin.place
     );
+    doc(out, 4, origin, &line);
     let _ = writeln!(
         out,
-        "    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]"
+        "    #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]"
     );
-    let _ = writeln!(out, "    pub struct {rust}(pub i32);\n\n    impl {rust} {{");
-    for value in values {
+    let _ = writeln!(out, "    pub struct {rust}(pub {number});\n");
+    let _ = writeln!(out, "    impl {rust} {{");
+    for value in &item.values {
         doc_inside(
             out,
             8,
@@ -82,24 +85,19 @@ fn emit_enum(out: &mut String, ty: &Type, values: &[EnumValue]) {
         );
     }
     out.push_str(
-        "        /// The wire name; `None` for a value that the definition does not list.\n",
+        "        /// Numbers and wire names, in the order of the definition.\n        pub const NAMES: &[(",
     );
-    out.push_str(
-        "        pub const fn name(self) -> Option<&'static str> {\n            match self.0 {\n",
-    );
-    for value in values {
+    let _ = writeln!(out, "{number}, &str)] = &[");
+    for value in &item.values {
         let _ = writeln!(
             out,
-            "                {} => Some(\"{}\"),",
+            "            ({}, \"{}\"),",
             value.value, value.origin.wire
         );
     }
-    out.push_str("                _ => None,\n            }\n        }\n    }\n");
-    emit_impls(
+    let _ = write!(
         out,
-        rust,
-        "            self.0.pack(w)\n",
-        "            Unpack::unpack(r).map(|(value, n)| (Self(value), n))\n",
+        "        ];\n    }}\n\n    crate::xdr::{given}!({rust});\n"
     );
 }
 
@@ -111,7 +109,13 @@ fn emit_struct(out: &mut String, types: &Types<'_>, ty: &Type, fields: &[Field])
         origin,
         &format!("XDR `struct {}`, `{}`.", origin.wire, origin.place),
     );
-    let _ = writeln!(out, "    {}\n    pub struct {rust} {{", derive(ty));
+    let secret = fields.iter().any(|field| field.secret);
+    let derive = if secret {
+        derive(ty).replace("Debug, ", "")
+    } else {
+        derive(ty).to_owned()
+    };
+    let _ = writeln!(out, "    {derive}\n    pub struct {rust} {{");
     let mut pack = String::from("            let mut n = 0;\n");
     let mut unpack = String::from("            let mut n = 0;\n            let value = Self {\n");
     for field in fields {
@@ -119,6 +123,7 @@ fn emit_struct(out: &mut String, types: &Types<'_>, ty: &Type, fields: &[Field])
             rust,
             declared,
             origin,
+            ..
         } = field;
         doc_inside(
             out,
@@ -126,7 +131,7 @@ fn emit_struct(out: &mut String, types: &Types<'_>, ty: &Type, fields: &[Field])
             origin,
             &format!("XDR `{}`, `{}`.", declared.text, origin.place),
         );
-        let _ = writeln!(out, "        pub {rust}: {},", types.declared(declared));
+        let _ = writeln!(out, "        pub {rust}: {},", types.plain(declared));
 
         let path = format!("\"{}\", \"{}\"", ty.origin.wire, origin.wire);
         let (place, reference) = (format!("self.{rust}"), format!("&self.{rust}"));
@@ -147,9 +152,36 @@ fn emit_struct(out: &mut String, types: &Types<'_>, ty: &Type, fields: &[Field])
         );
     }
     out.push_str("    }\n");
+    if secret {
+        emit_debug(out, rust, fields);
+    }
     pack.push_str("            Ok(n)\n");
     unpack.push_str("            };\n            Ok((value, n))\n");
     emit_impls(out, rust, &pack, &unpack);
+}
+
+/// `Debug` without what is secret.
+fn emit_debug(out: &mut String, rust: &str, fields: &[Field]) {
+    let _ = write!(
+        out,
+        "
+    impl std::fmt::Debug for {rust} {{
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {{
+            f.debug_struct(\"{rust}\")
+"
+    );
+    for field in fields {
+        let name = field.rust.trim_start_matches("r#");
+        let _ = match field.secret {
+            true => writeln!(out, "                .field(\"{name}\", &\"secret\")"),
+            false => writeln!(
+                out,
+                "                .field(\"{name}\", &self.{})",
+                field.rust
+            ),
+        };
+    }
+    out.push_str("                .finish()\n        }\n    }\n");
 }
 
 /// `Eq` where no float stands in the way.
@@ -167,11 +199,13 @@ pub(super) fn emit_impls(out: &mut String, rust: &str, pack: &str, unpack: &str)
         out,
         "
     impl Pack<Writer> for {rust} {{
+        #[inline]
         fn pack(&self, w: &mut Writer) -> Result<usize> {{
 {pack}        }}
     }}
 
     impl Unpack<Reader> for {rust} {{
+        #[inline]
         fn unpack(r: &mut Reader) -> Result<(Self, usize)> {{
 {unpack}        }}
     }}

@@ -261,6 +261,6 @@ impl Text<'_> {
             self.types.pack(declared, operand)
         );
         let unpack = format!("r.field({path}, {})", self.types.unpack(declared));
-        (self.types.declared(declared), pack, unpack)
+        (self.types.plain(declared), pack, unpack)
     }
 }

@@ -49,6 +49,7 @@ impl Parser {
         let text = spell(self.tokens.get(first..self.next).unwrap_or_default());
         Ok(Declaration {
             doc,
+            notes: Default::default(),
             name,
             ty,
             shape,

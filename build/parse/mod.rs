@@ -4,7 +4,9 @@ mod declarations;
 mod tokens;
 
 use super::Problem;
-use super::ast::{Arm, Body, Declaration, Definition, EnumValue, Name, Procedure, Program, Union};
+use super::ast::{
+    Arm, Body, Declaration, Definition, Enum, EnumValue, Name, Procedure, Program, Union,
+};
 use super::doc::Doc;
 use super::lex::{Kind, Token};
 
@@ -30,11 +32,15 @@ struct Parser {
 /// Tokens.
 impl Parser {
     fn definition(&mut self, doc: Doc) -> Result<Definition, Problem> {
-        doc.no_notes()?;
         let Kind::Word(word) = self.kind() else {
+            doc.no_notes()?;
             return self.unexpected("a definition");
         };
         let keyword = word.clone();
+        let flags = keyword == "enum" && doc.is_flags()?;
+        if keyword != "enum" {
+            doc.no_notes()?;
+        }
         let at = self.at();
         self.advance();
         let (name, body) = match keyword.as_str() {
@@ -47,7 +53,11 @@ impl Parser {
                 let declaration = self.declaration(Doc::default())?;
                 (declaration.name.clone(), Body::Typedef(declaration))
             }
-            "enum" => (self.type_name_of("enum")?, Body::Enum(self.enum_values()?)),
+            "enum" => {
+                let name = self.type_name_of("enum")?;
+                let values = self.enum_values()?;
+                (name, Body::Enum(Enum { flags, values }))
+            }
             "struct" => (self.type_name_of("struct")?, Body::Struct(self.fields()?)),
             "union" => (self.type_name_of("union")?, Body::Union(self.union()?)),
             "program" => {
@@ -100,7 +110,7 @@ impl Parser {
         self.mark('{')?;
         loop {
             let doc = self.doc();
-            doc.no_notes()?;
+            let notes = doc.field_notes()?;
             if self.is_mark('}') {
                 self.nothing_to_document(&doc)?;
                 if fields.is_empty() {
@@ -109,7 +119,8 @@ impl Parser {
                 self.advance();
                 return Ok(fields);
             }
-            fields.push(self.declaration(doc)?);
+            let field = self.declaration(doc)?;
+            fields.push(Declaration { notes, ..field });
             self.mark(';')?;
         }
     }
@@ -392,7 +403,7 @@ mod tests {
             ),
             (
                 "/** @event */ const A = 1;",
-                "1:5: `@event`: annotations belong to procedures",
+                "1:5: `@event`: annotations belong to procedures, fields and enums",
             ),
             (
                 "program P { version V { void A(int, int) = 1; } = 1; } = 1;",

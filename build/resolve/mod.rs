@@ -12,7 +12,7 @@ use self::symbols::{Constant, Expression, SIGNED, Symbol, UNSIGNED};
 use super::ast::{self, Body, TypeKind};
 use super::doc::Doc;
 use super::model::{
-    Base, Const, Declared, EnumValue, Field, Item, Model, ModuleModel, Origin, Shape, Type,
+    Base, Const, Declared, Enum, EnumValue, Field, Item, Model, ModuleModel, Origin, Shape, Type,
     TypeBody,
 };
 use super::{At, Module, Problem, Source, layout, names, path};
@@ -34,7 +34,20 @@ pub(crate) fn resolve<'a>(
     resolver.finish()
 }
 
+/// The comment at the top of a source on one line, else its path.
+fn title(source: &Source) -> String {
+    let comment = source
+        .text
+        .strip_prefix("/*")
+        .filter(|rest| !rest.starts_with('*'));
+    match comment.and_then(|rest| rest.split_once("*/")) {
+        Some((text, _)) => text.split_whitespace().collect::<Vec<_>>().join(" "),
+        None => source.path.clone(),
+    }
+}
+
 struct Resolver<'a> {
+    modules: &'a [Module<'a>],
     sources: &'a [&'a Source],
     model: Model<'a>,
     symbols: HashMap<String, (Symbol, At)>,
@@ -46,7 +59,7 @@ struct Resolver<'a> {
 
 impl<'a> Resolver<'a> {
     fn new(modules: &'a [Module<'a>], sources: &'a [&'a Source]) -> Self {
-        let modules = modules.iter().map(|module| ModuleModel {
+        let models = modules.iter().map(|module| ModuleModel {
             name: module.name,
             prefixes: module.prefixes,
             sources: Vec::new(),
@@ -54,10 +67,12 @@ impl<'a> Resolver<'a> {
             program: None,
         });
         let model = Model {
-            modules: modules.collect(),
+            modules: models.collect(),
+            titles: sources.iter().map(|source| title(source)).collect(),
             types: Vec::new(),
         };
         let mut resolver = Self {
+            modules,
             sources,
             model,
             symbols: HashMap::new(),
@@ -98,6 +113,13 @@ impl<'a> Resolver<'a> {
             .map_or(&[], |module| module.prefixes)
     }
 
+    /// The path of the Rust type that stands for a type of this name.
+    fn given(&self, module: usize, name: &str) -> Option<String> {
+        let given = self.modules.get(module)?.given;
+        let (_, path) = given.iter().find(|(wire, _)| *wire == name)?;
+        Some((*path).to_owned())
+    }
+
     fn strip<'n>(&self, module: usize, name: &'n str) -> &'n str {
         names::strip(name, self.prefixes(module))
     }
@@ -125,16 +147,18 @@ impl Resolver<'_> {
             }
             Body::Program(program) => return self.program(module, origin, program),
             Body::Typedef(declaration) => TypeBody::Typedef(self.declared(declaration)),
-            Body::Enum(values) => TypeBody::Enum(self.enum_values(values)),
+            Body::Enum(item) => TypeBody::Enum(self.enum_type(module, item)),
             Body::Struct(fields) => TypeBody::Struct(self.fields(fields)),
             Body::Union(union) => TypeBody::Union(self.union(module, union)),
         };
         let rust = names::camel(self.strip(module, &name.text));
+        let given = self.given(module, &name.text);
         let id = self.model.types.len();
         self.model.types.push(Type {
             origin,
             rust,
             module,
+            given,
             body,
             layout: Default::default(),
         });
@@ -195,27 +219,88 @@ impl Resolver<'_> {
             let origin = self.origin(&field.name, doc);
             let rust = names::field(&field.name.text);
             seen.add(&rust, &origin, &mut self.problems);
+            let notes = std::mem::take(&mut field.notes);
+            let mut declared = self.declared(field);
+            if let Some(of) = &notes.of {
+                self.number_of(&mut declared, of);
+            }
+            let value = notes
+                .value
+                .and_then(|value| self.number(&value, "a value", "a number"));
             resolved.push(Field {
                 origin,
                 rust,
-                declared: self.declared(field),
+                declared,
+                value,
+                secret: notes.secret,
             });
         }
         resolved
     }
 
-    fn enum_values(&mut self, values: Vec<ast::EnumValue>) -> Vec<EnumValue> {
+    /// A number becomes what it is a value of. Enums take a word on the wire, whatever C type stands there.
+    fn number_of(&mut self, declared: &mut Declared, of: &ast::Name) {
+        use ast::Scalar;
+        let base = self.base(&ast::TypeName {
+            kind: TypeKind::Named(of.text.clone()),
+            at: of.at,
+        });
+        let Some(Base::Type(id)) = base else { return };
+        let message = match declared.base {
+            _ if !self.is_enum(id) => format!("`{}` is not an enum", of.text),
+            Base::Scalar(
+                Scalar::Int | Scalar::UnsignedInt | Scalar::Char | Scalar::UnsignedChar,
+            ) => {
+                declared.base = Base::Type(id);
+                return;
+            }
+            Base::Scalar(Scalar::Hyper | Scalar::UnsignedHyper)
+                if declared.shape == Shape::Plain =>
+            {
+                declared.base = Base::Wide(id);
+                return;
+            }
+            _ => "`@enum` and `@flags` go with a number".to_owned(),
+        };
+        self.problem(of.at, message);
+    }
+
+    fn enum_type(&mut self, module: usize, item: ast::Enum) -> Enum {
+        let values = self.enum_values(module, item.flags, item.values);
+        Enum {
+            flags: item.flags,
+            values,
+        }
+    }
+
+    fn enum_values(
+        &mut self,
+        module: usize,
+        flags: bool,
+        values: Vec<ast::EnumValue>,
+    ) -> Vec<EnumValue> {
+        let aliases = self
+            .modules
+            .get(module)
+            .is_some_and(|module| module.aliases);
         let mut seen = Names::new("value");
-        let mut numbers: HashMap<i32, String> = HashMap::new();
+        let mut numbers: HashMap<i64, String> = HashMap::new();
         let mut resolved = Vec::new();
         for value in values {
             let wire = value.name.text.clone();
             let origin = self.origin(&value.name, value.doc);
             let number = ast::Value::Name(value.name);
-            let Some(number) = self.number::<i32>(&number, "an enum value", SIGNED) else {
-                continue;
+            let number = if flags {
+                self.number::<u32>(&number, "a flag", UNSIGNED)
+                    .map(i64::from)
+            } else {
+                self.number::<i32>(&number, "an enum value", SIGNED)
+                    .map(i64::from)
             };
-            if let Some(first) = numbers.insert(number, wire.clone()) {
+            let Some(number) = number else { continue };
+            if let Some(first) = numbers.insert(number, wire.clone())
+                && !aliases
+            {
                 self.problem(
                     origin.at,
                     format!("`{wire}` has the number {number} of `{first}`"),

@@ -86,7 +86,8 @@ impl Resolver<'_> {
                 return None;
             }
         };
-        let rust = names::camel(self.strip(module, &procedure.name.text));
+        let short = self.strip(module, &procedure.name.text);
+        let (rust, method) = (names::camel(short), names::snake(short));
         let at = procedure.name.at;
         let origin = self.origin(&procedure.name, procedure.doc);
         let number = self.number(&procedure.number, "a procedure number", SIGNED)?;
@@ -98,25 +99,21 @@ impl Resolver<'_> {
         }
         let argument = self.message(procedure.argument)?;
         let reply = self.message(procedure.reply)?;
+        let some = |range: Option<String>| range.filter(|range| range != "0");
+        let (fds_in, fds_out) = (some(notes.fds_in), some(notes.fds_out));
+        let (has_stream, has_in, has_out) =
+            (notes.stream.is_some(), fds_in.is_some(), fds_out.is_some());
         let mut facts = Vec::new();
         if let Some(way) = notes.stream {
-            let who = if way == "read" {
-                "the server sends"
-            } else {
-                "the client sends"
+            let who = match way.as_str() {
+                "read" => "the server sends",
+                "write" => "the client sends",
+                _ => "both sides send",
             };
             facts.push(format!("Opens a stream on which {who}."));
         }
-        facts.extend(
-            notes
-                .fds_in
-                .map(|range| format!("Descriptors with the call: {range}.")),
-        );
-        facts.extend(
-            notes
-                .fds_out
-                .map(|range| format!("Descriptors with the reply: {range}.")),
-        );
+        facts.extend(fds_in.map(|range| format!("Descriptors with the call: {range}.")));
+        facts.extend(fds_out.map(|range| format!("Descriptors with the reply: {range}.")));
         facts.extend(notes.priority.map(|level| format!("Priority: {level}.")));
         facts.extend(
             notes
@@ -126,8 +123,12 @@ impl Resolver<'_> {
         Some(Procedure {
             origin,
             rust,
+            method,
             number,
             event: notes.event,
+            stream: has_stream,
+            fds_in: has_in,
+            fds_out: has_out,
             facts,
             argument,
             reply,

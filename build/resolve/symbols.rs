@@ -60,9 +60,9 @@ impl Resolver<'_> {
                 }
                 body => {
                     self.define(name, Symbol::Type(types));
-                    if let Body::Enum(values) = body {
-                        self.enum_constants(types, values);
-                        self.name_enum_values(module, name, values);
+                    if let Body::Enum(item) = body {
+                        self.enum_constants(types, &item.values);
+                        self.name_enum_values(module, name, &item.values);
                     }
                     types += 1;
                 }

@@ -115,7 +115,7 @@ impl Resolver<'_> {
     }
 
     /// An enum has values, and the names of values say whose they are.
-    fn is_enum(&self, id: TypeId) -> bool {
+    pub(super) fn is_enum(&self, id: TypeId) -> bool {
         self.symbols
             .values()
             .any(|(symbol, _)| matches!(symbol, Symbol::Constant(_, Some(of)) if *of == id))

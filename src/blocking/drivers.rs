@@ -15,7 +15,8 @@ use super::{Blocking, Libvirt, LibvirtRpc, SocketMonitor, Virsh, wait};
 use crate::config::Config;
 use crate::driver;
 use crate::error::{EndCause, Error, Phase};
-use crate::libvirt::{self, Domain, DomainKey};
+use crate::libvirt::{self, DomainKey};
+use crate::objects::Domain;
 
 impl LibvirtRpc {
     /// The monitor of `domain` (a name, or a UUID) through the libvirtd that listens on the unix socket at `path`, which is

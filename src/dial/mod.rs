@@ -1,4 +1,5 @@
-//! From a URI to a connected stream, and the connecting that the drivers share. Imports uri, transport, connection and error.
+//! From a URI to a connected stream, and the connecting that the drivers share. Imports uri, config, transport, connection and
+//! error.
 //!
 //! `socket` connects sockets, `child` runs programs, `ssh` writes the command for ssh, `tls` makes a TCP stream safe with what `pki`
 //! reads.
@@ -14,18 +15,18 @@ mod tls;
 mod validity;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tracing::debug;
 
-use crate::connection::Deadline;
+use crate::config::Config;
+use crate::connection::{Deadline, Steps};
 use crate::error::{EndCause, Error};
 use crate::transport::Transport;
 use crate::uri::{self, Uri, User};
 
 pub(crate) use child::ChildStream;
-use socket::{failed, within};
-pub(crate) use socket::{over_tcp, retried, tcp, unix};
+pub(crate) use socket::{failed, over_tcp, retried, tcp, unix, within};
 use ssh::Command;
 
 /// What a URI has turned out to mean on this machine, found without connecting.
@@ -44,35 +45,38 @@ enum Way {
     Child(Command),
 }
 
-/// Connects to the daemon that `text` means, or to the default one, by `deadline`.
+/// Connects to the daemon that `text` means, or to the default one, in the first of `steps`.
 ///
 /// Nothing here blocks: files are read on a thread for that, and so are names looked up.
 pub(crate) async fn dial(
     text: Option<&str>,
-    readonly: bool,
-    deadline: Deadline,
+    config: &Config,
+    steps: &mut Steps,
 ) -> Result<(Uri, Transport), Error> {
+    let deadline = steps.next(config.timeouts.dial);
+    let readonly = config.readonly;
     let shown = text.unwrap_or("the default daemon").to_owned();
     let owned = text.map(str::to_owned);
     let target = on_thread(shown, deadline, move || find(owned.as_deref(), readonly)).await?;
     debug!(target: "libvirt_qmp::connection", uri = %target.uri, "connecting");
-    let transport = target.connect(deadline).await?;
+    let transport = target.connect(deadline, config, steps).await?;
     Ok((target.uri, transport))
 }
 
-/// Connects to the same daemon once more. Its files are read anew: a socket may be another one by now.
+/// Connects to the same daemon once more, in the first of `steps`. Its files are read anew: a socket may be another one by now.
 pub(crate) async fn dial_again(
     uri: &Uri,
-    readonly: bool,
-    deadline: Deadline,
+    config: &Config,
+    steps: &mut Steps,
 ) -> Result<Transport, Error> {
-    let owned = uri.clone();
+    let deadline = steps.next(config.timeouts.dial);
+    let (owned, readonly) = (uri.clone(), config.readonly);
     let target = on_thread(uri.to_string(), deadline, move || {
         Target::of(owned, &User::current(), readonly)
     })
     .await?;
     debug!(target: "libvirt_qmp::connection", %uri, "connecting again");
-    target.connect(deadline).await
+    target.connect(deadline, config, steps).await
 }
 
 /// What `connecting` gives, within `deadline`.
@@ -148,14 +152,23 @@ impl Target {
         Ok(Target { uri, way })
     }
 
-    async fn connect(&self, deadline: Deadline) -> Result<Transport, Error> {
+    /// Connects in the steps that follow the first, which ends at `deadline`.
+    async fn connect(
+        &self,
+        deadline: Deadline,
+        config: &Config,
+        steps: &mut Steps,
+    ) -> Result<Transport, Error> {
         match &self.way {
-            Way::Unix(path) => unix(Path::new(path), deadline).await,
+            Way::Unix(path) => unix(path, deadline).await,
             Way::Tcp(host, port) => {
                 tcp(address(host, *port), (host.as_str(), *port), deadline).await
             }
             #[cfg(feature = "tls")]
-            Way::Tls(tls) => tls.connect(deadline).await,
+            Way::Tls(tls) => {
+                let stream = tls.dial(deadline).await?;
+                tls.secure(stream, steps.next(config.timeouts.tls)).await
+            }
             Way::Child(command) => {
                 let stream = ChildStream::spawn(command, &self.uri.to_string())?;
                 Ok(Transport::new(stream))

@@ -56,7 +56,7 @@ pub(super) async fn tcp_stream(
             match result {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => failure = error,
-                Err(_) => failure = silent(deadline),
+                Err(_) => failure = silent("connection", deadline),
             }
         }
         Err(failure)
@@ -109,25 +109,26 @@ where
 }
 
 /// What `connect` gives, or an error of kind `TimedOut` at the deadline.
-pub(super) async fn within<T>(
+pub(crate) async fn within<T>(
     deadline: Deadline,
     connect: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
     tokio::select! {
         result = connect => result,
-        () = sleep_until(deadline) => Err(silent(deadline)),
+        () = sleep_until(deadline) => Err(silent("connection", deadline)),
     }
 }
 
-fn silent(deadline: Deadline) -> io::Error {
+/// There was none of `what` by the deadline.
+pub(super) fn silent(what: &str, deadline: Deadline) -> io::Error {
     let after = deadline.map(|(_, after)| after).unwrap_or_default();
     io::Error::new(
         io::ErrorKind::TimedOut,
-        format!("no connection within {after:?}"),
+        format!("no {what} within {after:?}"),
     )
 }
 
-pub(super) fn failed(target: String, error: io::Error) -> Error {
+pub(crate) fn failed(target: String, error: io::Error) -> Error {
     Error::Connect {
         target,
         source: Arc::new(error),

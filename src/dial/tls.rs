@@ -23,9 +23,9 @@ use tokio_rustls::rustls::{
 use tracing::warn;
 
 use super::pki::{Pki, file_error, trust};
-use super::socket::{failed, tcp_stream, within, without_delay};
+use super::socket::{failed, silent, tcp_stream, without_delay};
 use super::{Error, address, host};
-use crate::connection::Deadline;
+use crate::connection::{Deadline, sleep_until};
 use crate::error::TlsFailure;
 use crate::transport::Transport;
 use crate::uri::{Uri, User};
@@ -71,25 +71,28 @@ impl Tls {
         })
     }
 
-    pub(super) async fn connect(&self, deadline: Deadline) -> Result<Transport, Error> {
+    /// Connects the socket.
+    pub(super) async fn dial(&self, deadline: Deadline) -> Result<TcpStream, Error> {
         let target = address(&self.host, self.port);
-        let stream = tcp_stream(target.clone(), (self.host.as_str(), self.port), deadline).await?;
+        let stream = tcp_stream(target, (self.host.as_str(), self.port), deadline).await?;
         without_delay(&stream);
-        let mut failure = None;
-        let secured = within(deadline, async {
-            match self.handshake(stream).await {
-                Ok(stream) => Ok(stream),
-                Err(error) => {
-                    failure = Some(error);
-                    Err(io::ErrorKind::Other.into())
-                }
-            }
-        })
-        .await;
-        match (secured, failure) {
-            (Ok(stream), _) => Ok(Transport::new(stream)),
-            (Err(_), Some(source)) => Err(Error::Tls { target, source }),
-            (Err(silent), None) => Err(failed(target, silent)),
+        Ok(stream)
+    }
+
+    /// Makes a connected socket safe, and waits until the daemon accepts us.
+    pub(super) async fn secure(
+        &self,
+        stream: TcpStream,
+        deadline: Deadline,
+    ) -> Result<Transport, Error> {
+        let target = address(&self.host, self.port);
+        let secured = tokio::select! {
+            secured = self.handshake(stream) => secured,
+            () = sleep_until(deadline) => return Err(failed(target, silent("TLS", deadline))),
+        };
+        match secured {
+            Ok(stream) => Ok(Transport::new(stream)),
+            Err(source) => Err(Error::Tls { target, source }),
         }
     }
 

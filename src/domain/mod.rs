@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::error::Error;
 use crate::monitor::{Monitor, MonitorExt};
-use crate::qmp::{Command, Event, EventFilter};
+use crate::qmp::Command;
 use crate::types::{
     BlockDevice, BlockJob, BlockStats, CommandName, Cpu, GuestName, GuestUuid, Job, PciBus, Status,
 };
@@ -207,7 +207,7 @@ pub trait DomainExt: Monitor {
         let timeout = timeout.into();
         async move {
             let until = timeout.map(|timeout| (tokio::time::Instant::now(), timeout));
-            let settled = ready_or_completed(&commit.job);
+            let settled = Wait::block_job_ready_or_completed(&commit.job);
             let (_, how) = self.run_and_wait(commit.command, settled, timeout).await?;
             if how
                 .event()
@@ -276,35 +276,4 @@ async fn run_until<M: Monitor + ?Sized>(
 ) -> Result<(), Error> {
     monitor.run_and_wait(command, wait, timeout).await?;
     Ok(())
-}
-
-/// The block job is ready, or has completed without that.
-fn ready_or_completed(job: &str) -> Wait {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Told {
-        device: String,
-        error: Option<String>,
-    }
-    let told = |event: &Event| event.data_as::<Told>().unwrap_or_default();
-    let is_of = {
-        let job = job.to_owned();
-        move |event: &Event| told(event).device == job
-    };
-    let failed = {
-        let is_of = is_of.clone();
-        move |event: &Event| {
-            let is_error = event.name == "BLOCK_JOB_CANCELLED" || told(event).error.is_some();
-            is_of(event) && is_error
-        }
-    };
-    let ended = EventFilter::names(["BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED"]);
-    let wanted = EventFilter::names(["BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED"]);
-    Wait::event(wanted.when(is_of))
-        .fails_on(ended.when(failed), move |event| {
-            told(event)
-                .error
-                .unwrap_or_else(|| "it was cancelled".to_owned())
-        })
-        .called(format!("block job {job}"))
 }

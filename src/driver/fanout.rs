@@ -107,6 +107,13 @@ impl<T: Queued + Clone> Fanout<T> {
         before > 0 && inner.queues.is_empty()
     }
 
+    /// Tells every queue that its source was lost by `cause` and is there again.
+    pub(super) fn gap(&self, cause: &Arc<EndCause>) {
+        for queue in &self.lock().queues {
+            queue.gap(cause);
+        }
+    }
+
     /// Ends every queue with `cause`, and those of later streams too.
     pub(super) fn end(&self, cause: &Arc<EndCause>) {
         let mut inner = self.lock();

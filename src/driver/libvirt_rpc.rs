@@ -12,17 +12,19 @@ use tokio::sync::{OnceCell, Semaphore, watch};
 
 use super::{Link, duplicate, finish, refuse_oob};
 use crate::config::Config;
-use crate::connection::{Encoded, deadline};
+use crate::connection::{Encoded, Steps};
 use crate::dial::dial;
 use crate::error::{EndCause, Error};
 use crate::libvirt::{DomainKey, Libvirt, Origin, StateSender};
 use crate::monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell,
 };
-use crate::protocol::remote::{NonnullDomain, STRING_MAX};
+use crate::objects::Domain;
+use crate::protocol::remote::STRING_MAX;
 use crate::qmp::{self, CommandError, RawCommand};
-use crate::queue::EventQueue;
 use crate::reconnect::ConnectionState;
+use crate::rpc::ArrivedQueue;
+use crate::transport::NO_FILES;
 
 /// Descriptors that libvirt's QEMU driver takes with a command.
 const MOST_FILES: usize = 1;
@@ -60,14 +62,14 @@ const MOST_FILES: usize = 1;
 pub struct LibvirtRpc {
     session: Session,
     key: DomainKey,
-    domain: OnceCell<NonnullDomain>,
+    domain: OnceCell<Domain>,
     /// Lets one command run at a time.
     turn: Arc<Semaphore>,
     /// The same for commands of the guest agent, which libvirt runs beside those of the monitor.
     agent_turn: Arc<Semaphore>,
     disconnected: AtomicBool,
     /// The event streams that `disconnect` ends.
-    streams: Mutex<Vec<Weak<EventQueue>>>,
+    streams: Mutex<Vec<Weak<ArrivedQueue>>>,
     schema: SchemaCell,
     /// How often the connection had been lost when the schema was asked for.
     schema_from: AtomicU64,
@@ -148,8 +150,8 @@ impl LibvirtRpc {
         domain: impl Into<DomainKey>,
         mut config: Config,
     ) -> Result<Self, Error> {
-        let deadline = deadline(config.connect_timeout);
-        let (uri, stream) = dial(Some(uri), config.readonly, deadline).await?;
+        let mut steps = Steps::new(config.connect_timeout);
+        let (uri, stream) = dial(Some(uri), &config, &mut steps).await?;
         config.uri = uri.name();
         let (link, state) = (Link::over(stream), StateSender::opening());
         let own = Own {
@@ -157,7 +159,7 @@ impl LibvirtRpc {
             state: state.clone(),
         };
         let origin = Origin::Uri(Box::new(uri));
-        link.session(|stream| Libvirt::open_by(stream, config, origin, state, deadline))
+        link.session(|stream| Libvirt::open_by(stream, config, origin, state, steps))
             .await?;
         let monitor = LibvirtRpc::over(Session::Own(link, Box::new(own)), domain.into());
         monitor.make_ready().await?;
@@ -213,7 +215,7 @@ impl LibvirtRpc {
     }
 
     /// The session and the domain, where both are known.
-    fn ready_now(&self) -> Result<Option<(&Libvirt, &NonnullDomain)>, Error> {
+    fn ready_now(&self) -> Result<Option<(&Libvirt, &Domain)>, Error> {
         if self.disconnected.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
@@ -221,7 +223,7 @@ impl LibvirtRpc {
     }
 
     /// The session and the domain, made ready where this is the first use.
-    async fn make_ready(&self) -> Result<(&Libvirt, &NonnullDomain), Error> {
+    async fn make_ready(&self) -> Result<(&Libvirt, &Domain), Error> {
         if let Some(ready) = self.ready_now()? {
             return Ok(ready);
         }
@@ -242,7 +244,7 @@ impl LibvirtRpc {
     }
 
     /// As `make_ready`, for `text`, which is refused before anything is sent where it cannot be.
-    async fn make_ready_for(&self, text: &[u8]) -> Result<(&Libvirt, &NonnullDomain), Error> {
+    async fn make_ready_for(&self, text: &[u8]) -> Result<(&Libvirt, &Domain), Error> {
         if self.ready_now()?.is_none() {
             checked_text(&RawCommand::parse(text)?)?;
             // Boxed, for it is rare and large, and every command's future would have room for it.
@@ -272,7 +274,7 @@ impl LibvirtRpc {
             (_, libvirt) => libvirt.is_some_and(Libvirt::passes_files),
         };
         let why_not = match options.files.len() {
-            _ if !passes_files => "file descriptors go to libvirtd over its unix socket alone",
+            _ if !passes_files => NO_FILES,
             ..=MOST_FILES => "",
             _ => "libvirt passes one file descriptor with a command",
         };

@@ -21,7 +21,7 @@ use tokio::task::AbortHandle;
 use crate::connection::spawn;
 use crate::error::{EndCause, Error};
 use crate::qmp::{self, QmpError, RawCommand};
-use crate::transport::Transport;
+use crate::transport::{self, Transport};
 
 pub use guest_agent::GuestAgent;
 #[cfg(feature = "libvirt-c")]
@@ -185,13 +185,7 @@ fn refuse_oob(command: &RawCommand<'_>) -> Result<(), Error> {
 
 /// Copies of the descriptors that go with a call: the caller's may be closed before it leaves.
 fn duplicate(files: &[BorrowedFd<'_>]) -> Result<Vec<OwnedFd>, Error> {
-    files
-        .iter()
-        .map(|file| file.try_clone_to_owned())
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::Files {
-            source: Arc::new(error),
-        })
+    transport::duplicate(files).map_err(Error::files)
 }
 
 /// The reply to `command` as its user should see it: with their own id or none, or as the error it is.

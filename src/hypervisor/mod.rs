@@ -13,8 +13,9 @@ use crate::config::Config;
 use crate::driver::LibvirtC;
 use crate::driver::{QmpAddress, Virsh};
 use crate::error::Error;
-use crate::libvirt::{Domain, Libvirt};
+use crate::libvirt::Libvirt;
 use crate::monitor::Monitor;
+use crate::objects::Domain;
 use crate::qmp::Version;
 use later::Later;
 

@@ -2,7 +2,7 @@
 
 use super::{Libvirt, Origin};
 use crate::config::Config;
-use crate::connection::deadline;
+use crate::connection::Steps;
 use crate::dial::dial;
 use crate::error::Error;
 use crate::rpc::StateSender;
@@ -51,8 +51,8 @@ impl Libvirt {
     /// As [`Libvirt::connect`], with settings. What is opened is said by the URI: [`Config::uri`] is not used.
     /// [`Config::readonly`] also chooses the daemon's socket for that.
     ///
-    /// Connecting, authenticating and opening together have [`Config::connect_timeout`]. A user's own daemon is not started
-    /// where it does not run. A program that leads to the daemon, such as ssh, is ended and reaped with the connection;
+    /// Connecting, authenticating and opening together have [`Config::connect_timeout`], but those that have a timeout of
+    /// their own: see [Deadlines](Config#deadlines). A user's own daemon is not started where it does not run. A program that leads to the daemon, such as ssh, is ended and reaped with the connection;
     /// what it says on standard error comes with the cause of the connection's end.
     ///
     /// With [`Config::reconnect`] a lost connection is made again, to the daemon that was found here: what names it is not looked up
@@ -92,10 +92,10 @@ impl Libvirt {
     }
 
     async fn connect_to(uri: Option<&str>, mut config: Config) -> Result<Self, Error> {
-        let deadline = deadline(config.connect_timeout);
-        let (uri, stream) = dial(uri, config.readonly, deadline).await?;
+        let mut steps = Steps::new(config.connect_timeout);
+        let (uri, stream) = dial(uri, &config, &mut steps).await?;
         config.uri = uri.name();
         let (origin, state) = (Origin::Uri(Box::new(uri)), StateSender::opening());
-        Libvirt::open_by(stream, config, origin, state, deadline).await
+        Libvirt::open_by(stream, config, origin, state, steps).await
     }
 }

@@ -1,43 +1,13 @@
-//! Domains: what the daemon says of them, and looking one up.
+//! Which domain is meant, and looking it up.
 
-use bytestring::ByteString;
 use uuid::Uuid;
 
 use super::Libvirt;
 use crate::connection::{CallOptions, deadline};
 use crate::error::{Error, Phase};
+use crate::objects::Domain;
 use crate::protocol::remote::procedure::{DomainLookupByName, DomainLookupByUuid};
-use crate::protocol::remote::{DomainLookupByNameArgs, DomainLookupByUuidArgs, NonnullDomain};
-
-/// A domain as the daemon lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Domain {
-    /// Its name; unique on the host, but another domain may bear it later.
-    pub name: String,
-    /// What identifies it.
-    pub uuid: Uuid,
-    /// Its id while it is active; a new one each time it starts.
-    pub id: Option<i32>,
-}
-
-impl Domain {
-    /// Whether the domain is active: its QEMU process exists, running or paused.
-    pub fn is_running(&self) -> bool {
-        self.id.is_some()
-    }
-}
-
-impl From<NonnullDomain> for Domain {
-    fn from(wire: NonnullDomain) -> Self {
-        // The wire says -1 for a domain that is not active.
-        Domain {
-            name: wire.name.into(),
-            uuid: Uuid::from_bytes(wire.uuid),
-            id: (wire.id >= 0).then_some(wire.id),
-        }
-    }
-}
+use crate::protocol::remote::{DomainLookupByNameArgs, DomainLookupByUuidArgs};
 
 /// Which domain is meant: by name, or by UUID.
 ///
@@ -81,9 +51,9 @@ impl From<&Domain> for DomainKey {
 }
 
 impl Libvirt {
-    /// Looks a domain up, within `Config::connect_timeout`.
-    pub(crate) async fn lookup(&self, key: &DomainKey) -> Result<NonnullDomain, Error> {
-        let options = self.options_until(Phase::Lookup, deadline(self.config.connect_timeout));
+    /// Looks a domain up, within `Config::lookup_timeout`.
+    pub(crate) async fn lookup(&self, key: &DomainKey) -> Result<Domain, Error> {
+        let options = self.options_until(Phase::Lookup, deadline(self.config.lookup_within()));
         let name = match key {
             DomainKey::Uuid(uuid) => return self.lookup_uuid(*uuid, options).await,
             DomainKey::Name(name) => name,
@@ -94,9 +64,7 @@ impl Libvirt {
                 found_or_failed => return found_or_failed,
             }
         }
-        let args = DomainLookupByNameArgs {
-            name: ByteString::from(name.as_str()),
-        };
+        let args = DomainLookupByNameArgs { name: name.clone() };
         Ok(self
             .client
             .call::<DomainLookupByName>(&args, options)
@@ -104,14 +72,8 @@ impl Libvirt {
             .dom)
     }
 
-    async fn lookup_uuid(
-        &self,
-        uuid: Uuid,
-        options: CallOptions<'_>,
-    ) -> Result<NonnullDomain, Error> {
-        let args = DomainLookupByUuidArgs {
-            uuid: uuid.into_bytes(),
-        };
+    async fn lookup_uuid(&self, uuid: Uuid, options: CallOptions<'_>) -> Result<Domain, Error> {
+        let args = DomainLookupByUuidArgs { uuid };
         Ok(self
             .client
             .call::<DomainLookupByUuid>(&args, options)

@@ -1,14 +1,19 @@
 //! A session with a libvirt daemon: opening it, looking domains up, and what is shared by all monitors on it.
 //! May import dial, credentials, rpc, reconnect, transport, config, uri, error and protocol.
 
+mod admin;
+mod calls;
 mod commands;
 mod connect;
 mod domain;
-mod events;
+pub mod events;
+mod methods;
 mod open;
 mod reopen;
 #[cfg(feature = "sasl")]
 mod sasl;
+mod streams;
+mod views;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::connection::{CallOptions, Deadline, Limits, deadline};
+use crate::connection::{CallOptions, Deadline, Limits, Steps, deadline};
 use crate::error::{EndCause, Error, Phase};
+use crate::objects::Domain;
 use crate::protocol::remote::ConnectListAllDomainsArgs;
 use crate::protocol::remote::procedure::{
     ConnectClose, ConnectGetLibVersion, ConnectGetType, ConnectGetVersion, ConnectListAllDomains,
@@ -29,9 +35,10 @@ use crate::rpc::Client;
 pub(crate) use crate::rpc::StateSender;
 use crate::transport::Transport;
 
+pub use admin::Admin;
+pub use domain::DomainKey;
 #[cfg(feature = "libvirt-c")]
 pub(crate) use domain::hyphenated;
-pub use domain::{Domain, DomainKey};
 pub(crate) use reopen::Origin;
 
 /// Closing never takes longer than this, whatever the peer does.
@@ -100,8 +107,8 @@ impl Libvirt {
         config: Config,
         state: StateSender,
     ) -> Result<Self, Error> {
-        let deadline = deadline(config.connect_timeout);
-        Libvirt::open_by(conn, config, Origin::User, state, deadline).await
+        let steps = Steps::new(config.connect_timeout);
+        Libvirt::open_by(conn, config, Origin::User, state, steps).await
     }
 
     /// All domains that the daemon shows, running or not (`REMOTE_PROC_CONNECT_LIST_ALL_DOMAINS`). At most 16384.
@@ -123,7 +130,7 @@ impl Libvirt {
             .client
             .call::<ConnectListAllDomains>(&args, options)
             .await?;
-        Ok(reply.domains.into_iter().map(Domain::from).collect())
+        Ok(reply.domains)
     }
 
     /// The daemon's hypervisor by name, its version, and the daemon's own (`REMOTE_PROC_CONNECT_GET_TYPE`, `…_GET_VERSION`,
@@ -138,7 +145,7 @@ impl Libvirt {
         let version =
             |number: u64| Version::new(number / 1_000_000, number / 1000 % 1000, number % 1000);
         Ok((
-            kind.r#type.into(),
+            kind.r#type,
             version(hypervisor.hv_ver),
             version(library.lib_ver),
         ))
@@ -151,7 +158,7 @@ impl Libvirt {
 
     /// Closes the session: tells the daemon, and ends the connection. Calls, monitors and event streams on it fail with
     /// [`EndCause::UserClosed`]. A connection that is just being made again is given up. Repeated calls do nothing. Takes at
-    /// most 5 s, even where the peer does not read.
+    /// most 5 s, even where the peer does not read, unless [`Config::close_timeout`] says otherwise.
     ///
     /// # Errors
     ///
@@ -162,13 +169,9 @@ impl Libvirt {
     /// Dropping the future leaves the connection open or closed; calling again finishes it.
     pub async fn close(&self) -> Result<(), Error> {
         if self.client.ended().is_none() {
-            let limit = self
-                .config
-                .call_timeout
-                .map_or(CLOSE_TIMEOUT, |timeout| timeout.min(CLOSE_TIMEOUT));
             let options = CallOptions {
                 phase: Phase::Reply,
-                deadline: deadline(Some(limit)),
+                deadline: deadline(self.config.close_within(CLOSE_TIMEOUT)),
                 limits: Limits::None,
             };
             if self.client.leave() {

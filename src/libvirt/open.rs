@@ -3,16 +3,14 @@
 //! Nothing is sent before the reply to connect_open: a call right behind it may run first and fail. The authentication
 //! list is always asked for, since that question is what lets root pass a daemon that wants polkit.
 
-use bytestring::ByteString;
-
 use super::Libvirt;
-use crate::connection::{CallOptions, Deadline};
+use crate::connection::{CallOptions, Steps};
 use crate::error::{Error, LibvirtError, Phase};
 use crate::protocol::remote::procedure::{
     AuthList, AuthPolkit, ConnectOpen, ConnectRegisterCloseCallback, ConnectSupportsFeature,
 };
 use crate::protocol::remote::{AuthType, ConnectOpenArgs, ConnectSupportsFeatureArgs};
-use crate::uri::{Auth, Uri};
+use crate::uri::{Auth, Transport, Uri};
 
 /// `VIR_DRV_FEATURE_PROGRAM_KEEPALIVE`. Asking for it starts the daemon's own pinging.
 const FEATURE_KEEPALIVE: i32 = 10;
@@ -25,25 +23,34 @@ impl Libvirt {
     pub(super) async fn start_session(
         &self,
         from: Option<&Uri>,
-        deadline: Deadline,
+        steps: &mut Steps,
     ) -> Result<(), Error> {
         check_uri(&self.config.uri)?;
-        let options = |phase| self.options_until(phase, deadline);
         let client = &self.client;
+        let timeouts = &self.config.timeouts;
 
+        // A program that leads to the daemon has not done so before the daemon answers.
+        let (first, own) = match from.map(|uri| uri.transport) {
+            Some(Transport::Ssh | Transport::Ext) => (Phase::Dial, timeouts.dial),
+            _ => (Phase::Authentication, timeouts.auth),
+        };
+        let mut deadline = steps.next(own);
         let offered = match client
-            .call::<AuthList>(&(), options(Phase::Authentication))
+            .call::<AuthList>(&(), self.options_until(first, deadline))
             .await
         {
             Ok(reply) => reply.types,
             Err(error) if error.libvirt_code() == Some(LibvirtError::NO_SUPPORT) => Vec::new(),
             Err(error) => return Err(error),
         };
+        if first == Phase::Dial {
+            deadline = steps.next(timeouts.auth);
+        }
         match way_in(from.and_then(|uri| uri.parameters.auth.as_ref()), &offered)? {
             WayIn::Open => {}
             WayIn::Polkit => {
                 client
-                    .call::<AuthPolkit>(&(), options(Phase::Authentication))
+                    .call::<AuthPolkit>(&(), self.options_until(Phase::Authentication, deadline))
                     .await?;
             }
             #[cfg(feature = "sasl")]
@@ -58,6 +65,8 @@ impl Libvirt {
             }
         }
 
+        let deadline = steps.next(timeouts.open);
+        let options = |phase| self.options_until(phase, deadline);
         if self.config.effective_keepalive().is_some()
             && self
                 .supports(FEATURE_KEEPALIVE, options(Phase::Features))
@@ -70,7 +79,7 @@ impl Libvirt {
         if self.config.readonly {
             flags |= OPEN_READONLY;
         }
-        let name = Some(ByteString::from(self.config.uri.as_str()));
+        let name = Some(self.config.uri.clone());
         client
             .call::<ConnectOpen>(&ConnectOpenArgs { name, flags }, options(Phase::Open))
             .await?;
@@ -86,7 +95,11 @@ impl Libvirt {
         Ok(())
     }
 
-    async fn supports(&self, feature: i32, options: CallOptions<'_>) -> Result<bool, Error> {
+    pub(super) async fn supports(
+        &self,
+        feature: i32,
+        options: CallOptions<'_>,
+    ) -> Result<bool, Error> {
         let args = ConnectSupportsFeatureArgs { feature };
         Ok(self
             .client

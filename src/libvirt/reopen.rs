@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Libvirt;
 use crate::config::Config;
-use crate::connection::{Deadline, deadline};
+use crate::connection::Steps;
 use crate::dial::{by_function, dial_again};
 use crate::error::{EndCause, Error};
 use crate::reconnect::ConnectionState;
@@ -35,10 +35,12 @@ impl Origin {
         }
     }
 
-    async fn connect(&self, readonly: bool, deadline: Deadline) -> Result<Transport, Error> {
+    async fn connect(&self, config: &Config, steps: &mut Steps) -> Result<Transport, Error> {
         match self {
-            Origin::Uri(uri) => dial_again(uri, readonly, deadline).await,
-            Origin::Function(connect) => by_function(connect(), deadline).await,
+            Origin::Uri(uri) => dial_again(uri, config, steps).await,
+            Origin::Function(connect) => {
+                by_function(connect(), steps.next(config.timeouts.dial)).await
+            }
             Origin::User => Err(Error::Closed),
         }
     }
@@ -79,19 +81,19 @@ impl Libvirt {
             let connecting = connect();
             Box::pin(async { Ok(Transport::new(connecting.await?)) })
         });
-        let deadline = deadline(config.connect_timeout);
-        let conn = by_function(connect(), deadline).await?;
+        let mut steps = Steps::new(config.connect_timeout);
+        let conn = by_function(connect(), steps.next(config.timeouts.dial)).await?;
         let (origin, state) = (Origin::Function(connect), StateSender::opening());
-        Libvirt::open_by(conn, config, origin, state, deadline).await
+        Libvirt::open_by(conn, config, origin, state, steps).await
     }
 
-    /// As [`Libvirt::open`], by `deadline`, where `conn` comes from `origin`.
+    /// As [`Libvirt::open`], in the next of `steps`, where `conn` comes from `origin`.
     pub(crate) async fn open_by(
         conn: Transport,
         config: Config,
         origin: Origin,
         state: StateSender,
-        deadline: Deadline,
+        mut steps: Steps,
     ) -> Result<Self, Error> {
         if matches!(origin, Origin::User) && config.reconnect.is_some() {
             let cause = Arc::new(EndCause::UserClosed);
@@ -103,7 +105,7 @@ impl Libvirt {
         let (config, origin) = (Arc::new(config), Arc::new(origin));
         let client = Client::start(conn, &config, state, reopen(&config, &origin));
         let libvirt = Libvirt { client, config };
-        libvirt.start_session(origin.uri(), deadline).await?;
+        libvirt.start_session(origin.uri(), &mut steps).await?;
         libvirt.client.opened();
         Ok(libvirt)
     }
@@ -115,12 +117,13 @@ fn reopen(config: &Arc<Config>, origin: &Arc<Origin>) -> Reopen {
     Box::new(move |restart| {
         let (config, origin) = (config.clone(), origin.clone());
         Box::pin(async move {
-            let deadline = restart.deadline();
-            let conn = origin.connect(config.readonly, deadline).await?;
+            let mut steps = Steps::new(config.connect_timeout);
+            let conn = origin.connect(&config, &mut steps).await?;
             let client = restart.start(conn, &config);
             let libvirt = Libvirt { client, config };
-            libvirt.start_session(origin.uri(), deadline).await?;
-            Ok(libvirt.client)
+            libvirt.start_session(origin.uri(), &mut steps).await?;
+            let deadline = steps.next(libvirt.config.timeouts.subscribe);
+            Ok((libvirt.client, deadline))
         })
     })
 }

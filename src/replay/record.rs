@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use bytestring::ByteString;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::codec::Decoder;
 use xdr_codec::{Pack, Unpack};
@@ -111,7 +110,7 @@ fn without_secrets(mut packet: Packet) -> Packet {
 }
 
 /// The arguments of a command with the passwords in it masked. What does not decode is left as it is.
-fn without_passwords<A>(payload: Bytes, command: impl Fn(&mut A) -> &mut ByteString) -> Bytes
+fn without_passwords<A>(payload: Bytes, command: impl Fn(&mut A) -> &mut String) -> Bytes
 where
     A: Unpack<Reader> + Pack<Writer>,
 {
@@ -122,7 +121,7 @@ where
     if !mask_secrets(&mut text) {
         return payload;
     }
-    let Ok(masked) = text.try_into() else {
+    let Ok(masked) = String::from_utf8(text) else {
         return payload;
     };
     *command(&mut args) = masked;
@@ -276,12 +275,12 @@ mod tests {
     fn passwords_for_the_guest_agent_are_masked() {
         let args = |command: &'static str| {
             let args = DomainAgentCommandArgs {
-                dom: crate::protocol::remote::NonnullDomain {
-                    name: ByteString::from_static("vm-1"),
-                    uuid: [7; 16],
-                    id: 1,
+                dom: crate::objects::Domain {
+                    name: "vm-1".into(),
+                    uuid: uuid::Uuid::from_bytes([7; 16]),
+                    id: Some(1),
                 },
-                cmd: ByteString::from_static(command),
+                cmd: command.into(),
                 timeout: -1,
                 flags: 0,
             };

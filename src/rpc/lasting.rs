@@ -7,7 +7,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
@@ -15,7 +14,7 @@ use super::subscriptions::Subscriptions;
 use super::{Client, Handle, Reply, Shared, StateSender, Way, subscriptions};
 use crate::config::{Backoff, Config};
 use crate::connection::{
-    CallOptions, Deadline, Encoded, Limits, deadline, leaves_no_time, sleep_until, spawn, timed_out,
+    CallOptions, Deadline, Encoded, Limits, leaves_no_time, sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::Progress;
@@ -25,12 +24,12 @@ use crate::transport::Transport;
 /// Connects and opens a session anew.
 pub(crate) type Reopen = Box<dyn Fn(Restart) -> Reopening + Send + Sync>;
 
-pub(crate) type Reopening = Pin<Box<dyn Future<Output = Result<Client, Error>> + Send>>;
+/// The session, and when what was live must be registered there.
+pub(crate) type Reopening = Pin<Box<dyn Future<Output = Result<(Client, Deadline), Error>> + Send>>;
 
 /// What a connection that takes the place of another one is started with.
 pub(crate) struct Restart {
     subscriptions: Arc<Subscriptions>,
-    deadline: Deadline,
 }
 
 impl Restart {
@@ -45,11 +44,6 @@ impl Restart {
         Client {
             way: Way::Once(Arc::new(Handle { shared })),
         }
-    }
-
-    /// When the session must be open.
-    pub(crate) fn deadline(&self) -> Deadline {
-        self.deadline
     }
 }
 
@@ -114,7 +108,7 @@ pub(super) fn start(
         limited: config.max_in_flight != usize::MAX,
     });
     let retries = Retries::new(backoff);
-    let keep = keep(lasting.clone(), retries, reopen, config.connect_timeout);
+    let keep = keep(lasting.clone(), retries, reopen);
     spawn(keep, {
         let lasting = lasting.clone();
         move || lasting.end(Arc::new(EndCause::RuntimeGone))
@@ -125,19 +119,14 @@ pub(super) fn start(
 }
 
 /// Keeps the connection until its end.
-async fn keep(
-    lasting: Arc<Lasting>,
-    mut retries: Retries,
-    reopen: Reopen,
-    timeout: Option<Duration>,
-) {
+async fn keep(lasting: Arc<Lasting>, mut retries: Retries, reopen: Reopen) {
     let cause = loop {
         let cause = lasting.loss().await;
         if lasting.is_over(&cause) {
             break cause;
         }
         lasting.losses.fetch_add(1, Ordering::Release);
-        let connect = || lasting.connect_again(&reopen, timeout);
+        let connect = || lasting.connect_again(&reopen);
         let again = tokio::select! {
             biased;
             () = lasting.closing.notified() => break Arc::new(EndCause::UserClosed),
@@ -180,17 +169,12 @@ impl Lasting {
     }
 
     /// Opens the next connection, on which every live subscription is registered then.
-    async fn connect_again(
-        &self,
-        reopen: &Reopen,
-        timeout: Option<Duration>,
-    ) -> Result<Arc<Handle>, Error> {
-        let deadline = deadline(timeout);
+    async fn connect_again(&self, reopen: &Reopen) -> Result<Arc<Handle>, Error> {
         let restart = Restart {
             subscriptions: self.subscriptions.clone(),
-            deadline,
         };
-        let handle = match reopen(restart).await?.way {
+        let (client, deadline) = reopen(restart).await?;
+        let handle = match client.way {
             Way::Once(handle) => handle,
             Way::Lasting(_) => return Err(Error::Closed),
         };
@@ -222,6 +206,7 @@ impl Lasting {
     pub(super) async fn send(
         &self,
         call: Encoded,
+        files: bool,
         options: &CallOptions<'_>,
     ) -> Result<Reply, Error> {
         if leaves_no_time(options.deadline) {
@@ -229,12 +214,13 @@ impl Lasting {
         }
         let mut turn = self.turn(options).await?;
         loop {
-            let shared = match self.now()? {
-                Some(shared) => shared,
-                None => Box::pin(self.wait(options)).await?,
-            };
+            let handle = self.present(options).await?;
+            let shared = &handle.shared;
             match shared.connection.slot(options, &mut turn).await {
-                Ok(slot) => return shared.send_in(slot, call, options).await,
+                Ok(slot) => {
+                    shared.prepare_files(&call, files)?;
+                    return shared.connection.send_in(slot, call, options).await;
+                }
                 // It was lost while this waited for a slot: nothing was sent.
                 Err(Error::Disconnected { .. }) => {}
                 Err(error) => return Err(error),
@@ -262,16 +248,24 @@ impl Lasting {
         Box::pin(wait).await.map(Some)
     }
 
+    /// The connection; the next one where it is lost.
+    pub(super) async fn present(&self, options: &CallOptions<'_>) -> Result<Arc<Handle>, Error> {
+        match self.now()? {
+            Some(handle) => Ok(handle),
+            None => Box::pin(self.wait(options)).await,
+        }
+    }
+
     /// The connection, unless it is lost now.
-    fn now(&self) -> Result<Option<Arc<Shared>>, Error> {
+    fn now(&self) -> Result<Option<Arc<Handle>>, Error> {
         match &*self.link.borrow() {
-            link @ Link::Made(handle) => Ok(link.is_decided().then(|| handle.shared.clone())),
+            link @ Link::Made(handle) => Ok(link.is_decided().then(|| handle.clone())),
             Link::Ended(cause) => Err(Error::disconnected(cause.clone(), false)),
         }
     }
 
     /// The next connection.
-    async fn wait(&self, options: &CallOptions<'_>) -> Result<Arc<Shared>, Error> {
+    async fn wait(&self, options: &CallOptions<'_>) -> Result<Arc<Handle>, Error> {
         let mut link = self.link.subscribe();
         loop {
             tokio::select! {
@@ -281,8 +275,8 @@ impl Lasting {
                 }
                 () = sleep_until(options.deadline) => return Err(self.too_late(options)),
             }
-            if let Some(shared) = self.now()? {
-                return Ok(shared);
+            if let Some(handle) = self.now()? {
+                return Ok(handle);
             }
         }
     }

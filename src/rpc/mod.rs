@@ -2,10 +2,12 @@
 //! May import connection, reconnect, transport, inflight, queue, error, config, packet, protocol and xdr.
 //!
 //! A call is encoded by its caller, queued, given its serial by the task when it leaves, and answered by the task when its
-//! reply comes. See `task` for the rules of the task, `subscriptions` for events, and `lasting` for connections that are made
-//! again after a loss.
+//! reply comes. See `task` for the rules of the task, `subscriptions` for events, `stream` for streams, and `lasting` for
+//! connections that are made again after a loss.
 
 mod lasting;
+mod outgoing;
+mod stream;
 mod subscriptions;
 mod task;
 
@@ -17,37 +19,56 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tracing::trace;
-use xdr_codec::Pack;
+use xdr_codec::{Pack, Unpack};
 
 use crate::config::Config;
 use crate::connection::{
     CallOptions, Connection, Deadline, Encoded, Limits, sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, LibvirtError, Phase};
-use crate::inflight::{Files, Progress, Ride, Slot};
+use crate::inflight::{Files, Progress, Ride};
 use crate::packet::{Header, MAX_LENGTH, MessageStatus, MessageType, PREFIX};
-use crate::protocol::{Procedure, rpc};
-use crate::queue::QueueOptions;
+use crate::protocol::keepalive::procedure::Pong;
+use crate::protocol::{Message, Procedure, rpc};
 use crate::reconnect::ConnectionState;
-use crate::transport::Transport;
-use crate::xdr::{self, Writer};
+use crate::transport::{NO_FILES, Transport};
+use crate::xdr::{self, Reader, Writer};
 
 pub(crate) use lasting::Reopen;
 use lasting::{Lasting, LastingHandle};
-pub(crate) use subscriptions::{EventKind, Registration, Subscription};
+pub(crate) use outgoing::{Outgoing, Spec};
+use stream::Streams;
+pub use stream::{Stream, StreamItem};
+pub(crate) use subscriptions::{
+    Arrived, ArrivedQueue, EventKind, Messages, Registration, Subscription,
+};
 use subscriptions::{Hook, Subscriptions};
 
-/// A reply: whether it is an error, and its payload.
-type Reply = (MessageStatus, Bytes);
+/// A reply.
+struct Reply {
+    /// Whether it is an error.
+    status: MessageStatus,
+    payload: Bytes,
+    /// The descriptors that came with it, which are closed where nobody takes them.
+    files: Vec<OwnedFd>,
+    /// How many it announced.
+    announced: usize,
+}
+
+/// Descriptors that go with one packet at most (`VIR_NET_MESSAGE_NUM_FDS_MAX`).
+const MOST_FILES: usize = rpc::MESSAGE_NUM_FDS_MAX as usize;
 
 /// What the handles and the task of one connection share.
 struct Shared {
     connection: Connection<Reply, Hook>,
     /// Those of all connections that follow each other.
     subscriptions: Arc<Subscriptions>,
+    streams: Arc<Streams>,
     state: StateSender,
     /// Lets keepalive begin, once the daemon has agreed to it.
     keepalive: Notify,
+    /// Whether it has, so that it pings us too.
+    keepalive_agreed: AtomicBool,
     /// Whether the stream carries file descriptors.
     passes_files: bool,
     /// Whether a call had descriptors, after which replies may bring some.
@@ -68,8 +89,10 @@ impl Shared {
         let shared = Arc::new(Shared {
             connection,
             subscriptions,
+            streams: Arc::default(),
             state,
             keepalive: Notify::new(),
+            keepalive_agreed: AtomicBool::new(false),
             passes_files,
             files_wanted: read.files_wanted(),
         });
@@ -83,37 +106,30 @@ impl Shared {
 
     /// Ends everything with `cause`, unless it has ended before.
     fn end(&self, cause: EndCause) {
-        self.connection.finish(cause, |cause| self.tell(cause));
+        self.connection.finish(cause, |cause| self.tell_end(cause));
     }
 
-    /// Tells the streams and the user that the connection has ended.
-    fn tell(&self, cause: &Arc<EndCause>) {
+    /// Tells events, streams and the user why the connection has ended.
+    fn tell_end(&self, cause: &Arc<EndCause>) {
         self.subscriptions.disconnected(self, cause);
+        self.streams.end(cause);
         let cause = cause.clone();
         self.state.send_replace(ConnectionState::Closed { cause });
     }
 
-    async fn send(&self, call: Encoded, options: &CallOptions<'_>) -> Result<Reply, Error> {
-        self.note_files(&call)?;
-        self.connection.send(call, options).await
+    /// Shows a daemon that pings us that we live, although we do not read its pings now.
+    fn show_life(&self) {
+        if self.keepalive_agreed.load(Ordering::Relaxed) {
+            let pong = Header::keepalive(Pong::NUMBER).prefix(0);
+            self.connection.calls.submit_urgent(pong.to_vec());
+        }
     }
 
-    async fn send_in(
-        &self,
-        slot: Slot,
-        call: Encoded,
-        options: &CallOptions<'_>,
-    ) -> Result<Reply, Error> {
-        self.note_files(&call)?;
-        self.connection.send_in(slot, call, options).await
-    }
-
-    fn note_files(&self, call: &Encoded) -> Result<(), Error> {
-        if call.files.is_some() {
-            if !self.passes_files {
-                let what = "file descriptors over this stream";
-                return Err(Error::Unsupported(what.to_owned()));
-            }
+    /// Sees to it that the descriptors of a call can pass, and that those of its reply are kept where they are wanted.
+    fn prepare_files(&self, call: &Encoded, wanted: bool) -> Result<(), Error> {
+        if call.files.is_some() || wanted {
+            let count = call.files.as_ref().map_or(0, |with| with.files.len());
+            check_files(self.passes_files, count)?;
             self.files_wanted.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -164,6 +180,15 @@ impl Drop for Handle {
 }
 
 impl Client {
+    /// As `start`, for a connection that is not made again.
+    pub(crate) fn start_once(io: Transport, config: &Config, state: StateSender) -> Self {
+        let shared = Shared::start(io, config, Arc::default(), state);
+        shared.subscriptions.attach(&shared, true);
+        Client {
+            way: Way::Once(Arc::new(Handle { shared })),
+        }
+    }
+
     /// Starts the connection task over `io`. Must run inside a tokio runtime.
     ///
     /// Where the settings say that a lost connection is made again, that is by `reopen`, once this one has been
@@ -174,13 +199,9 @@ impl Client {
         state: StateSender,
         reopen: Reopen,
     ) -> Self {
-        if let Some(backoff) = config.reconnect.clone() {
-            return lasting::start(io, config, state, backoff, reopen);
-        }
-        let shared = Shared::start(io, config, Arc::default(), state);
-        shared.subscriptions.attach(&shared, true);
-        Client {
-            way: Way::Once(Arc::new(Handle { shared })),
+        match config.reconnect.clone() {
+            Some(backoff) => lasting::start(io, config, state, backoff, reopen),
+            None => Client::start_once(io, config, state),
         }
     }
 
@@ -229,21 +250,84 @@ impl Client {
         call: Encoded,
         options: &CallOptions<'_>,
     ) -> Result<P::Reply, Error> {
-        let sent = match &self.way {
-            Way::Once(handle) => handle.shared.send(call, options).await,
-            // Boxed, so that calls of other connections have no room for it.
-            Way::Lasting(handle) => Box::pin(handle.0.send(call, options)).await,
-        };
-        let (status, payload) = sent?;
-        let payload = finish(P::NAME, status, payload)?;
-        xdr::decode(payload).map_err(|error| Error::xdr(P::NAME, error))
+        self.send_for(call, P::NAME, options).await
     }
 
-    /// Registers for the events of `registration`, or joins those who have.
+    /// As `send`, where the reply is read as `R`: what the procedure of this name has, or a view of it.
+    pub(crate) async fn send_for<R: Unpack<Reader>>(
+        &self,
+        call: Encoded,
+        name: &'static str,
+        options: &CallOptions<'_>,
+    ) -> Result<R, Error> {
+        let payload = self.send_raw(call, name, options).await?;
+        xdr::decode(payload).map_err(|error| Error::xdr(name, error))
+    }
+
+    /// Sends a call of any procedure, which is called `name`. Returns the payload of a good reply.
+    pub(crate) async fn send_raw(
+        &self,
+        call: Encoded,
+        name: &'static str,
+        options: &CallOptions<'_>,
+    ) -> Result<Bytes, Error> {
+        let reply = self.reply(call, false, options).await?;
+        finish(name, reply.status, reply.payload)
+    }
+
+    /// As `send_raw`, with the file descriptors that the reply brings.
+    pub(crate) async fn send_for_files(
+        &self,
+        call: Encoded,
+        name: &'static str,
+        options: &CallOptions<'_>,
+    ) -> Result<(Bytes, Vec<OwnedFd>), Error> {
+        let reply = self.reply(call, true, options).await?;
+        let payload = finish(name, reply.status, reply.payload)?;
+        match (reply.announced, reply.files.len()) {
+            (announced, came) if announced != came => {
+                let fault = xdr::DecodeFault::Files { announced, came };
+                Err(Error::xdr(name, xdr::DecodeError::whole(fault)))
+            }
+            _ => Ok((payload, reply.files)),
+        }
+    }
+
+    /// Sends a call, with descriptors of the reply where they are wanted.
+    async fn reply(
+        &self,
+        call: Encoded,
+        files: bool,
+        options: &CallOptions<'_>,
+    ) -> Result<Reply, Error> {
+        match &self.way {
+            Way::Once(handle) => {
+                handle.shared.prepare_files(&call, files)?;
+                handle.shared.connection.send(call, options).await
+            }
+            // Boxed, so that calls of other connections have no room for it.
+            Way::Lasting(handle) => Box::pin(handle.0.send(call, files, options)).await,
+        }
+    }
+
+    /// The connection that there is now, for what cannot go over to the next one. Waits for it where it is lost.
+    async fn present(&self, options: &CallOptions<'_>) -> Result<Arc<Handle>, Error> {
+        match &self.way {
+            Way::Once(handle) => Ok(handle.clone()),
+            Way::Lasting(handle) => handle.0.present(options).await,
+        }
+    }
+
+    /// Whether descriptors can pass, this many of them with a call and any with its reply.
+    pub(crate) fn check_files(&self, count: usize) -> Result<(), Error> {
+        check_files(self.passes_files(), count)
+    }
+
+    /// Registers for the events of `registration`, or joins those who have. The events go into `queue`.
     pub(crate) async fn subscribe(
         &self,
         registration: Registration,
-        queue: QueueOptions<Bytes>,
+        queue: &Arc<ArrivedQueue>,
         deadline: Deadline,
     ) -> Result<Subscription, Error> {
         let options = CallOptions {
@@ -269,6 +353,7 @@ impl Client {
     /// Begins to ping a silent peer, as configured. The peer has agreed to it.
     pub(crate) fn start_keepalive(&self) {
         if let Some(shared) = self.made() {
+            shared.keepalive_agreed.store(true, Ordering::Relaxed);
             shared.keepalive.notify_one();
         }
     }
@@ -335,6 +420,17 @@ impl Client {
     }
 }
 
+fn check_files(pass: bool, count: usize) -> Result<(), Error> {
+    if !pass {
+        return Err(Error::Unsupported(NO_FILES.to_owned()));
+    }
+    if count > MOST_FILES {
+        let reason = format!("{count} file descriptors with one call: {MOST_FILES} at most");
+        return Err(Error::Unsupported(reason));
+    }
+    Ok(())
+}
+
 /// A whole call packet but for its serial.
 ///
 /// `args` is `P::Args`, or a view of the same fields that borrows them.
@@ -370,26 +466,53 @@ fn encode_as<P: Procedure>(
         procedure: P::NAME,
         source,
     })?;
+    seal(&Spec::of::<P>(""), kind, bytes)
+}
+
+/// A packet of this type out of its payload, which stands behind the room for its prefix.
+fn seal(spec: &Spec, kind: MessageType, mut bytes: Vec<u8>) -> Result<Encoded, Error> {
     let payload = bytes.len() - PREFIX;
     if bytes.len() > MAX_LENGTH {
         let over = xdr::EncodeError::whole(payload, MAX_LENGTH - PREFIX);
         return Err(Error::Encode {
-            procedure: P::NAME,
+            procedure: spec.name,
             source: over,
         });
     }
     let header = Header {
         kind,
-        ..Header::call(P::PROGRAM, P::VERSION, P::NUMBER, 0)
+        ..Header::call(spec.program, spec.version, spec.number, 0)
     };
     bytes[..PREFIX].copy_from_slice(&header.prefix(payload));
     Ok(Encoded {
         bytes,
         stamp,
-        procedure: (P::PROGRAM, P::NUMBER),
+        procedure: (spec.program, spec.number),
         files: None,
         ahead: false,
+        announce: None,
     })
+}
+
+/// A call with these bytes for arguments, of a procedure that the definitions in `xdr/` need not have.
+pub(crate) fn encode_raw(
+    program: u32,
+    version: u32,
+    number: i32,
+    name: &'static str,
+    payload: &[u8],
+) -> Result<Encoded, Error> {
+    let spec = Spec {
+        program,
+        version,
+        number,
+        name,
+        args: "",
+    };
+    let mut bytes = Vec::with_capacity(PREFIX + payload.len());
+    bytes.extend_from_slice(&[0; PREFIX]);
+    bytes.extend_from_slice(payload);
+    seal(&spec, MessageType::CALL, bytes)
 }
 
 /// Puts the serial into an encoded call: the sixth word. The call leaves now, so this is where it is traced.

@@ -2,12 +2,15 @@
 //!
 //! - The task alone touches the socket. The first loop to end gives the cause for everybody.
 //! - Packets go by their type first: events carry serial 1 and keepalive packets 0, so a serial alone says nothing.
-//! - The reader waits for nobody: replies go to one-shot channels, events to bounded queues.
+//! - The reader waits for nobody but the consumers of streams, which have no other bound: replies go to one-shot
+//!   channels, events to bounded queues.
 //! - Unknown programs, events and types are passed over. A reply to a call that never was ends the connection, since
 //!   the two sides no longer agree on what was asked.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,12 +22,12 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::codec::{Decoder, FramedRead};
 use tracing::{debug, trace};
 
-use super::{Shared, xdr};
+use super::{MOST_FILES, Reply, Shared, xdr};
 use crate::config::Keepalive;
 use crate::connection::let_others_run;
 use crate::error::EndCause;
 use crate::inflight::{Found, Waiter};
-use crate::packet::{FrameError, Header, MessageStatus, MessageType, Packet, PacketCodec};
+use crate::packet::{FrameError, Header, MessageStatus, MessageType, PREFIX, Packet, PacketCodec};
 use crate::protocol::keepalive::procedure::{Ping, Pong};
 use crate::protocol::remote::procedure::ConnectEventConnectionClosed;
 use crate::protocol::{Message, keepalive};
@@ -37,9 +40,6 @@ const PACKETS_PER_TURN: u32 = 256;
 /// full read buffer.
 const EVENT_WEIGHT: u32 = 4;
 
-/// Descriptors that a packet may bring (`VIR_NET_MESSAGE_NUM_FDS_MAX`).
-const MOST_FILES: usize = 32;
-
 /// Runs the connection until it ends.
 pub(super) async fn run(
     read: ReadHalf,
@@ -49,24 +49,25 @@ pub(super) async fn run(
 ) {
     let shared = &*shared;
     let heard = AtomicBool::new(false);
-    let packets = Packets {
-        files_wanted: shared.files_wanted.clone(),
-        skip: 0,
+    let packets = Packets::new(shared.files_wanted.clone());
+    let read = WithFiles {
+        read,
+        expects_files: packets.expects_files.clone(),
     };
-    let packets = FramedRead::new(WithoutFiles(read), packets);
+    let packets = FramedRead::new(read, packets);
     shared
         .connection
         .drive(
             read_packets(packets, shared, &heard),
             write,
             keep_alive(keepalive, shared, &heard),
-            |cause| shared.tell(cause),
+            |cause| shared.tell_end(cause),
         )
         .await;
 }
 
 async fn read_packets(
-    mut packets: FramedRead<WithoutFiles, Packets>,
+    mut packets: FramedRead<WithFiles, Packets>,
     shared: &Shared,
     heard: &AtomicBool,
 ) -> EndCause {
@@ -82,14 +83,15 @@ async fn read_packets(
         heard.store(true, Ordering::Relaxed);
         match packet.header.kind {
             MessageType::REPLY => {
-                if let Err(cause) = take_reply(shared, packet) {
+                if let Err(cause) = take_reply(shared, packet, Files::default()) {
                     return cause;
                 }
             }
             MessageType::REPLY_WITH_FDS => {
                 let may_bring = shared.files_wanted.load(Ordering::Relaxed);
-                let taken =
-                    without_count(packet, may_bring).and_then(|packet| take_reply(shared, packet));
+                let files = packets.get_mut().read.files();
+                let taken = with_files(packet, files, may_bring)
+                    .and_then(|(packet, files)| take_reply(shared, packet, files));
                 if let Err(cause) = taken {
                     return cause;
                 }
@@ -100,8 +102,14 @@ async fn read_packets(
                     return cause;
                 }
             }
+            MessageType::STREAM | MessageType::STREAM_HOLE => {
+                if let Some(outgoing) = shared.streams.receive(packet) {
+                    shared.connection.calls.submit_turn(outgoing);
+                }
+                shared.wait_for_consumers().await;
+            }
             _ => {
-                debug!(target: "libvirt_qmp::rpc", header = %packet.header, "ignored: no such stream, or an unknown type")
+                debug!(target: "libvirt_qmp::rpc", header = %packet.header, "ignored: unknown type")
             }
         }
         turn += 1;
@@ -112,16 +120,24 @@ async fn read_packets(
     }
 }
 
-fn take_reply(shared: &Shared, packet: Packet) -> Result<(), EndCause> {
+fn take_reply(shared: &Shared, packet: Packet, files: Files) -> Result<(), EndCause> {
     let Packet { header, payload } = packet;
-    match shared
+    let found = shared
         .connection
         .calls
-        .complete(header.serial, (header.program, header.procedure))
-    {
+        .complete(header.serial, (header.program, header.procedure));
+    if matches!(found, Found::Waiter(_) | Found::Abandoned) {
+        shared.stream_replied(header);
+    }
+    match found {
         Found::Waiter(Waiter::Caller(sender)) => {
             // A caller that went away in this moment needs no answer.
-            let _ = sender.send(Ok((header.status, payload)));
+            let _ = sender.send(Ok(Reply {
+                status: header.status,
+                payload,
+                files: files.files,
+                announced: files.announced,
+            }));
             Ok(())
         }
         Found::Waiter(Waiter::Hook(hook)) => {
@@ -145,20 +161,40 @@ fn take_reply(shared: &Shared, packet: Packet) -> Result<(), EndCause> {
     }
 }
 
-/// A reply without the count of descriptors that stands before its payload (`virNetMessageEncodeNumFDs`).
+/// The reply in a packet that may bring descriptors (`virNetMessageEncodeNumFDs`): their count stands before its payload,
+/// and `files` are those that came with the bytes after it.
 ///
-/// Where no call had descriptors none may come: the stream was not read so that their bytes could be told.
-fn without_count(mut packet: Packet, may_bring: bool) -> Result<Packet, EndCause> {
+/// Where no call could bring any none may come: the stream was not read so that their bytes could be told.
+fn with_files(
+    mut packet: Packet,
+    files: &mut VecDeque<OwnedFd>,
+    may_bring: bool,
+) -> Result<(Packet, Files), EndCause> {
     match file_count(&packet) {
         Some(count) if count == 0 || may_bring => {
             packet.payload.advance(4);
-            Ok(packet)
+            let files = match count {
+                0 => Vec::new(),
+                _ => files.drain(..).collect(),
+            };
+            let files = Files {
+                files,
+                announced: count,
+            };
+            Ok((packet, files))
         }
         _ => Err(EndCause::Protocol(format!(
             "{} brings file descriptors, or no count of them",
             packet.header
         ))),
     }
+}
+
+/// The descriptors of a reply.
+#[derive(Default)]
+struct Files {
+    files: Vec<OwnedFd>,
+    announced: usize,
 }
 
 /// The count of descriptors of a packet that may have some; none where it is missing or over libvirt's limit.
@@ -168,46 +204,75 @@ fn file_count(packet: &Packet) -> Option<usize> {
     (count <= MOST_FILES).then_some(count)
 }
 
-/// What comes, without the descriptors that come with it: no call here wants any in its reply, so they are closed at once.
-struct WithoutFiles(ReadHalf);
+/// What comes, with the descriptors of the packet that is being read. Others, which come with bytes that are to bring none,
+/// are closed.
+struct WithFiles {
+    read: ReadHalf,
+    expects_files: Arc<AtomicBool>,
+}
 
-impl AsyncRead for WithoutFiles {
+impl AsyncRead for WithFiles {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.0).poll_read(cx, buf);
-        self.0.files().clear();
-        read
+        if !self.expects_files.load(Ordering::Relaxed) {
+            self.read.files().clear();
+        }
+        Pin::new(&mut self.read).poll_read(cx, buf)
     }
 }
 
 /// Finds packets in a stream in which descriptors may come too, each with a byte after its packet that no length counts.
-/// Those bytes are dropped.
+/// A packet is complete when those bytes are there, and with them the descriptors.
 struct Packets {
     files_wanted: Arc<AtomicBool>,
-    /// Bytes of descriptors that are still to come.
-    skip: usize,
+    /// Says to the stream that `before_files` is there.
+    expects_files: Arc<AtomicBool>,
+    /// A packet whose descriptors are still to come, and how many.
+    before_files: Option<(Packet, usize)>,
 }
 
 impl Packets {
+    fn new(files_wanted: Arc<AtomicBool>) -> Self {
+        Packets {
+            files_wanted,
+            expects_files: Arc::default(),
+            before_files: None,
+        }
+    }
+
     fn next(
         &mut self,
         source: &mut BytesMut,
         decode: fn(&mut PacketCodec, &mut BytesMut) -> Result<Option<Packet>, FrameError>,
     ) -> Result<Option<Packet>, FrameError> {
-        let here = self.skip.min(source.len());
-        source.advance(here);
-        self.skip -= here;
-        let packet = decode(&mut PacketCodec, source)?;
-        if let Some(packet) = &packet
-            && packet.header.kind == MessageType::REPLY_WITH_FDS
-            && self.files_wanted.load(Ordering::Relaxed)
-        {
-            self.skip = file_count(packet).unwrap_or(0);
+        if self.before_files.is_some() {
+            return Ok(self.with_files(source));
         }
-        Ok(packet)
+        let packet = decode(&mut PacketCodec, source)?;
+        match packet {
+            Some(packet) if packet.header.kind == MessageType::REPLY_WITH_FDS => {
+                let wanted = self.files_wanted.load(Ordering::Relaxed);
+                // What has no good count ends the connection anyway.
+                let count = file_count(&packet).filter(|_| wanted).unwrap_or(0);
+                self.before_files = Some((packet, count));
+                Ok(self.with_files(source))
+            }
+            packet => Ok(packet),
+        }
+    }
+
+    /// The packet whose descriptors were still to come, if they are there.
+    fn with_files(&mut self, source: &mut BytesMut) -> Option<Packet> {
+        let is_complete = |(_, count): &mut (Packet, usize)| source.len() >= *count;
+        let complete = self.before_files.take_if(is_complete);
+        self.expects_files
+            .store(self.before_files.is_some(), Ordering::Relaxed);
+        let (packet, count) = complete?;
+        source.advance(count);
+        Some(packet)
     }
 }
 
@@ -220,7 +285,17 @@ impl Decoder for Packets {
     }
 
     fn decode_eof(&mut self, source: &mut BytesMut) -> Result<Option<Packet>, FrameError> {
-        self.next(source, PacketCodec::decode_eof)
+        let packet = self.next(source, PacketCodec::decode_eof)?;
+        match &self.before_files {
+            Some((packet, count)) => {
+                let length = PREFIX + packet.payload.len();
+                Err(FrameError::CutShort {
+                    got: length + source.len(),
+                    length: length + count,
+                })
+            }
+            None => Ok(packet),
+        }
     }
 }
 
@@ -259,7 +334,8 @@ async fn keep_alive(keepalive: Option<Keepalive>, shared: &Shared, heard: &Atomi
     let mut pings = 0;
     loop {
         tokio::time::sleep(interval).await;
-        if heard.swap(false, Ordering::Relaxed) {
+        // Who does not listen hears nobody.
+        if heard.swap(false, Ordering::Relaxed) || shared.streams.is_paused() {
             pings = 0;
             continue;
         }

@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytestring::ByteString;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -123,9 +122,7 @@ fn result(
             .map_err(|_| internal(FROM_QEMU, "cannot parse json: not UTF-8"))?,
         outcome => reply_text(&outcome, Some(&id), "").unwrap_or_default(),
     };
-    let payload = encode(&DomainMonitorCommandRet {
-        result: ByteString::from(text),
-    })?;
+    let payload = encode(&DomainMonitorCommandRet { result: text })?;
     Ok(Answer::Command {
         payload,
         machine,
@@ -172,7 +169,7 @@ pub(super) async fn agent_command(session: &Session, args: DomainAgentCommandArg
         }
         Outcome::Close => Err(agent_silent("QEMU guest agent disconnected")),
         outcome => {
-            let result = reply_text(&outcome, None, "").map(ByteString::from);
+            let result = reply_text(&outcome, None, "");
             reply::<DomainAgentCommand>(&DomainAgentCommandRet { result })
         }
     }
@@ -196,11 +193,11 @@ fn agent_timeout(seconds: i32) -> Result<Option<Duration>, Failure> {
 /// The machine of a domain that can take a command, and the id that libvirt gives it.
 fn ready_domain(
     session: &Session,
-    uuid: [u8; 16],
+    uuid: Uuid,
     monitor: bool,
 ) -> Result<(Arc<Machine>, String), Failure> {
     let mut state = session.daemon.state();
-    let domain = state.by_uuid(Uuid::from_bytes(uuid))?;
+    let domain = state.by_uuid(uuid)?;
     if !domain.is_running() {
         let text = "Requested operation is not valid: domain is not running";
         return Err(failure(FROM_QEMU, LibvirtError::OPERATION_INVALID, text));

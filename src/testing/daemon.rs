@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use tokio::sync::{Semaphore, watch};
 use uuid::{Builder, Uuid};
 use xdr_codec::Unpack;
@@ -15,8 +14,9 @@ use super::machine::Machine;
 use super::qemu::FakeQemu;
 use super::rpc_session::Session;
 use crate::error::LibvirtError;
+use crate::objects::Domain;
 use crate::packet::Header;
-use crate::protocol::remote::{AuthType, NonnullDomain};
+use crate::protocol::remote::AuthType;
 use crate::protocol::rpc::MessageError;
 use crate::protocol::{self, Procedure};
 use crate::qmp::Event;
@@ -134,11 +134,11 @@ impl FakeDomain {
         self.id.is_some() && !self.machine().has_ended()
     }
 
-    pub(super) fn wire(&self) -> NonnullDomain {
-        NonnullDomain {
-            name: ByteString::from(self.name.as_str()),
-            uuid: self.uuid.into_bytes(),
-            id: self.id.filter(|_| self.is_running()).unwrap_or(-1),
+    pub(super) fn wire(&self) -> Domain {
+        Domain {
+            name: self.name.clone(),
+            uuid: self.uuid,
+            id: self.id.filter(|_| self.is_running()),
         }
     }
 }
@@ -339,14 +339,14 @@ pub(super) type Failure = Box<MessageError>;
 
 /// An error as libvirt fills it in.
 pub(super) fn failure(domain: i32, code: i32, message: impl Into<String>) -> Failure {
-    let message = ByteString::from(message.into());
+    let message = message.into();
     Box::new(MessageError {
         code,
         domain,
         message: Some(message.clone()),
         level: 2,
         dom: None,
-        str1: Some(ByteString::from_static("%s")),
+        str1: Some("%s".to_owned()),
         str2: Some(message),
         str3: None,
         int1: -1,

@@ -5,8 +5,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use bytestring::ByteString;
-use uuid::Uuid;
 use xdr_codec::Unpack;
 
 use super::commands::{agent_command, monitor_command};
@@ -15,6 +13,7 @@ use super::machine::Machine;
 use super::reply::Told;
 use super::rpc_session::{Names, Registration, Session, encode};
 use crate::error::LibvirtError;
+use crate::objects::Domain;
 use crate::packet::Header;
 use crate::protocol::qemu::procedure::{
     ConnectDomainMonitorEventDeregister, ConnectDomainMonitorEventRegister, DomainAgentCommand,
@@ -34,7 +33,7 @@ use crate::protocol::remote::{
     AuthListRet, AuthPolkitRet, ConnectGetHostnameRet, ConnectGetLibVersionRet, ConnectGetTypeRet,
     ConnectGetUriRet, ConnectGetVersionRet, ConnectListAllDomainsArgs, ConnectListAllDomainsRet,
     ConnectOpenArgs, ConnectSupportsFeatureRet, DomainGetInfoRet, DomainGetStateRet,
-    DomainLookupByIdRet, DomainLookupByNameRet, DomainLookupByUuidRet, NonnullDomain,
+    DomainLookupByIdRet, DomainLookupByNameRet, DomainLookupByUuidRet,
 };
 use crate::protocol::{self, Procedure, qemu, remote};
 use crate::xdr::{self, Reader};
@@ -166,7 +165,7 @@ fn open(session: &Session, args: ConnectOpenArgs) -> Answered {
 
 /// What is asked of the host. `None` where it is something else.
 fn about_host(session: &Session, header: &Header, uri: &str) -> Option<Answered> {
-    let text = |text: &str| ByteString::from(text);
+    let text = |text: &str| text.to_owned();
     Some(if is::<ConnectGetType>(header) {
         let r#type = text("QEMU");
         reply::<ConnectGetType>(&ConnectGetTypeRet { r#type })
@@ -201,12 +200,12 @@ fn about_domains(session: &Session, header: &Header, payload: Bytes) -> Answered
         reply::<DomainLookupByName>(&DomainLookupByNameRet { dom })
     } else if is::<DomainLookupByUuid>(header) {
         let uuid = args::<DomainLookupByUuid>(payload)?.uuid;
-        let dom = state.by_uuid(Uuid::from_bytes(uuid))?.wire();
+        let dom = state.by_uuid(uuid)?.wire();
         reply::<DomainLookupByUuid>(&DomainLookupByUuidRet { dom })
     } else if is::<DomainLookupById>(header) {
         let id = args::<DomainLookupById>(payload)?.id;
         let mut running = state.domains.iter().map(FakeDomain::wire);
-        let dom = running.find(|dom| dom.id >= 0 && dom.id == id);
+        let dom = running.find(|dom| dom.id == Some(id));
         let dom = dom.ok_or_else(|| {
             let text = format!("Domain not found: no domain with matching id {id}");
             failure(FROM_QEMU, LibvirtError::NO_DOMAIN, text)
@@ -217,12 +216,12 @@ fn about_domains(session: &Session, header: &Header, payload: Bytes) -> Answered
         list(all, &args::<ConnectListAllDomains>(payload)?)
     } else if is::<DomainGetState>(header) {
         let uuid = args::<DomainGetState>(payload)?.dom.uuid;
-        let state = state_of(state.by_uuid(Uuid::from_bytes(uuid))?);
+        let state = state_of(state.by_uuid(uuid)?);
         // The reason is the one that means nothing in every state.
         reply::<DomainGetState>(&DomainGetStateRet { state, reason: 0 })
     } else if is::<DomainGetInfo>(header) {
         let uuid = args::<DomainGetInfo>(payload)?.dom.uuid;
-        let state = state_of(state.by_uuid(Uuid::from_bytes(uuid))?);
+        let state = state_of(state.by_uuid(uuid)?);
         reply::<DomainGetInfo>(&DomainGetInfoRet {
             state: state.try_into().unwrap_or_default(),
             max_mem: 32 * 1024,
@@ -246,9 +245,9 @@ fn state_of(domain: &FakeDomain) -> i32 {
     }
 }
 
-fn list(all: Vec<NonnullDomain>, args: &ConnectListAllDomainsArgs) -> Answered {
+fn list(all: Vec<Domain>, args: &ConnectListAllDomainsArgs) -> Answered {
     let [active, inactive] = LIST_ACTIVE_INACTIVE.map(|flag| args.flags & flag != 0);
-    let wanted = |dom: &NonnullDomain| active == inactive || active == (dom.id >= 0);
+    let wanted = |dom: &Domain| active == inactive || active == dom.is_running();
     let mut domains: Vec<_> = all.into_iter().filter(wanted).collect();
     let ret = u32::try_from(domains.len()).unwrap_or(u32::MAX);
     if args.need_results == 0 {
@@ -292,7 +291,7 @@ fn register(session: &Session, args: ConnectDomainMonitorEventRegisterArgs) -> A
             Some(names.ok_or_else(|| failure(FROM_NONE, INVALID_ARG, text()))?)
         }
     };
-    let domain = args.dom.map(|dom| Uuid::from_bytes(dom.uuid));
+    let domain = args.dom.map(|dom| dom.uuid);
     let id = session.daemon.state().new_callback();
     let registrations = &mut session.state().registrations;
     let is_tracked = |one: &Registration| one.names.is_none() && one.domain == domain;

@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::{Buf, Bytes, BytesMut};
-use bytestring::ByteString;
 use regex_lite::{Regex, RegexBuilder};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -18,11 +17,11 @@ use super::machine::lock;
 use super::procedures::{self, Answer};
 use super::transport::{Conn, Out, Reader, write};
 use crate::error::LibvirtError;
+use crate::objects::Domain;
 use crate::packet::{Header, MessageStatus, MessageType, Packet, PacketCodec};
 use crate::protocol::keepalive::procedure::{Ping, Pong};
 use crate::protocol::qemu::DomainMonitorEventMsg;
 use crate::protocol::qemu::procedure::DomainMonitorEvent;
-use crate::protocol::remote::NonnullDomain;
 use crate::protocol::rpc::MESSAGE_NUM_FDS_MAX;
 use crate::protocol::{Message, keepalive};
 use crate::qmp::Event;
@@ -228,8 +227,8 @@ impl Session {
     }
 
     /// Sends an event once for each registration that wants it.
-    pub(super) fn tell(&self, domain: &NonnullDomain, event: &Event) {
-        let uuid = Uuid::from_bytes(domain.uuid);
+    pub(super) fn tell(&self, domain: &Domain, event: &Event) {
+        let uuid = domain.uuid;
         let mut bodies = Vec::new();
         for wanted in &self.state().registrations {
             if wanted.domain.is_none_or(|one| one == uuid)
@@ -257,11 +256,11 @@ impl Session {
     }
 }
 
-fn event_body(id: i32, domain: &NonnullDomain, event: &Event) -> DomainMonitorEventMsg {
+fn event_body(id: i32, domain: &Domain, event: &Event) -> DomainMonitorEventMsg {
     DomainMonitorEventMsg {
         callback_id: id,
         dom: domain.clone(),
-        event: ByteString::from(event.name.as_str()),
+        event: event.name.clone(),
         seconds: event.timestamp.seconds,
         // The wire type is unsigned; where QEMU gave no time its -1 goes as that.
         micros: u32::try_from(event.timestamp.microseconds).unwrap_or(u32::MAX),

@@ -194,6 +194,37 @@ impl Uri {
         })
     }
 
+    /// The unix socket on which a daemon can be administered: `libvirtd:///system`, `virtqemud:///session`, or whatever
+    /// parameter `socket` names. The daemon stands where a driver does in other URIs.
+    ///
+    /// # Errors
+    ///
+    /// [`UriError::Syntax`] for another path, [`UriError::Parameter`] where nothing says where the user's sockets are.
+    pub fn admin_socket(&self, user: &User) -> Result<PathBuf, UriError> {
+        if let Some(socket) = &self.parameters.socket {
+            return Ok(socket.clone());
+        }
+        let directory = match (self.path.as_str(), &user.runtime_dir) {
+            ("/system", _) => PathBuf::from(SYSTEM_DIRECTORY),
+            ("/session", Some(runtime)) => runtime.join("libvirt"),
+            ("/session", None) => {
+                let reason = "is needed: neither XDG_RUNTIME_DIR nor HOME is set";
+                return Err(parameter("socket", reason));
+            }
+            _ => {
+                return Err(UriError::Syntax {
+                    uri: self.to_string(),
+                    reason: "a daemon is administered as /system or /session".to_owned(),
+                });
+            }
+        };
+        let daemon = match self.driver.as_str() {
+            "libvirtd" => "libvirt",
+            daemon => daemon,
+        };
+        Ok(directory.join(format!("{daemon}-admin-sock")))
+    }
+
     /// The drivers whose own daemons may be meant.
     fn daemons(&self, session: bool) -> Vec<&str> {
         match self.driver.as_str() {
@@ -339,6 +370,34 @@ mod tests {
             assert_eq!(sockets(uri, user, readonly), expected, "{uri}");
         }
         assert_eq!(sockets("qemu:///session?socket=/x", &root, true), ["/x"]);
+    }
+
+    #[test]
+    fn sockets_to_administer_a_daemon_by() {
+        let user = User {
+            runtime_dir: Some("/run/user/7".into()),
+            ..someone()
+        };
+        let socket = |uri: &str| {
+            let uri: Uri = uri.parse().unwrap();
+            uri.admin_socket(&user)
+                .map(|path| path.display().to_string())
+        };
+        for (uri, path) in [
+            ("libvirtd:///system", "/var/run/libvirt/libvirt-admin-sock"),
+            (
+                "virtqemud:///system",
+                "/var/run/libvirt/virtqemud-admin-sock",
+            ),
+            (
+                "libvirtd:///session",
+                "/run/user/7/libvirt/libvirt-admin-sock",
+            ),
+            ("libvirtd:///system?socket=/a/b", "/a/b"),
+        ] {
+            assert_eq!(socket(uri).unwrap(), path);
+        }
+        assert!(socket("libvirtd:///default").is_err());
     }
 
     #[test]

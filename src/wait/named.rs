@@ -96,9 +96,9 @@ fn met_if(met: bool) -> Verdict {
     if met { Verdict::Met } else { Verdict::Open }
 }
 
-fn named<const N: usize>(
+fn named<'a>(
     what: String,
-    events: [&str; N],
+    events: impl IntoIterator<Item = &'a str>,
     judge: impl FnMut(&Event) -> Verdict + Send + 'static,
     question: Option<Question>,
 ) -> Wait {
@@ -204,31 +204,37 @@ impl Wait {
     /// The block job has completed: `BLOCK_JOB_COMPLETED`. `job` is its id, which is the name of its device where it was given
     /// none. Fails with QEMU's text where it completed with an error, and where it was cancelled.
     pub fn block_job_completed(job: impl Into<String>) -> Self {
-        block_job(job.into(), "BLOCK_JOB_COMPLETED", |job| {
+        block_job(job.into(), &["BLOCK_JOB_COMPLETED"], |job| {
             met_if(job.status == "concluded")
         })
     }
 
     /// A read or a write of the block job has failed: `BLOCK_JOB_ERROR`. Fails where the job ends without one.
     pub fn block_job_error(job: impl Into<String>) -> Self {
-        block_job(job.into(), "BLOCK_JOB_ERROR", |_| Verdict::Open)
+        block_job(job.into(), &["BLOCK_JOB_ERROR"], |_| Verdict::Open)
     }
 
     /// The block job is ready to be completed: `BLOCK_JOB_READY`. Fails where it ends before.
     pub fn block_job_ready(job: impl Into<String>) -> Self {
-        block_job(job.into(), "BLOCK_JOB_READY", |job| met_if(job.ready))
+        block_job(job.into(), &["BLOCK_JOB_READY"], |job| met_if(job.ready))
+    }
+
+    /// The block job is ready, or has completed without that: where its kind is not known. Whoever asks finds only the first.
+    pub(crate) fn block_job_ready_or_completed(job: impl Into<String>) -> Self {
+        let wanted = &["BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED"];
+        block_job(job.into(), wanted, |job| met_if(job.ready))
     }
 
     /// The block job was cancelled: `BLOCK_JOB_CANCELLED`. Fails where it completes instead, as one that was ready and is not
     /// cancelled by force does.
     pub fn block_job_cancelled(job: impl Into<String>) -> Self {
-        block_job(job.into(), "BLOCK_JOB_CANCELLED", |_| Verdict::Open)
+        block_job(job.into(), &["BLOCK_JOB_CANCELLED"], |_| Verdict::Open)
     }
 
     /// The block job waits to be finalized: `BLOCK_JOB_PENDING`, which comes where it was started with `auto-finalize` off.
     /// Fails where it ends before.
     pub fn block_job_pending(job: impl Into<String>) -> Self {
-        block_job(job.into(), "BLOCK_JOB_PENDING", |job| {
+        block_job(job.into(), &["BLOCK_JOB_PENDING"], |job| {
             met_if(job.status == "pending")
         })
     }
@@ -308,13 +314,13 @@ fn run_state(event: &str, is_so: impl Fn(&Status) -> bool + Send + 'static) -> W
     )
 }
 
-/// The wait for one event of a block job; `asked` judges what `query-block-jobs` says about it.
+/// The wait for one of these events of a block job; `asked` judges what `query-block-jobs` says about it.
 fn block_job(
     id: String,
-    wanted: &'static str,
+    wanted: &'static [&'static str],
     asked: impl Fn(&BlockJob) -> Verdict + Send + 'static,
 ) -> Wait {
-    let what = format!("waiting for {wanted} of block job {id}");
+    let what = format!("waiting for {} of block job {id}", wanted.join(" or "));
     let asked_id = id.clone();
     let question = Question::new("query-block-jobs", move |answer| {
         let jobs: Vec<BlockJob> = value(answer).unwrap_or_default();
@@ -334,12 +340,13 @@ fn block_job(
         }
         match (event.name.as_str(), job.error) {
             ("BLOCK_JOB_COMPLETED", Some(error)) => Verdict::Failed(error),
-            (name, _) if name == wanted => Verdict::Met,
+            (name, _) if wanted.contains(&name) => Verdict::Met,
             ("BLOCK_JOB_COMPLETED", None) => Verdict::Failed("it has completed".to_owned()),
             _ => Verdict::Failed(CANCELLED.to_owned()),
         }
     };
-    let events = [wanted, "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED"];
+    let ends = ["BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED"];
+    let events = wanted.iter().copied().chain(ends);
     named(what, events, judge, Some(question))
 }
 
@@ -689,6 +696,24 @@ mod tests {
                 "BLOCK_JOB_COMPLETED",
                 &plain,
                 over,
+            ),
+            (
+                Wait::block_job_ready_or_completed("j"),
+                "BLOCK_JOB_READY",
+                &plain,
+                Met,
+            ),
+            (
+                Wait::block_job_ready_or_completed("j"),
+                "BLOCK_JOB_COMPLETED",
+                &plain,
+                Met,
+            ),
+            (
+                Wait::block_job_ready_or_completed("j"),
+                "BLOCK_JOB_COMPLETED",
+                &error,
+                failed("No space"),
             ),
             (Wait::block_job_error("j"), "BLOCK_JOB_ERROR", &plain, Met),
             (

@@ -71,9 +71,23 @@ pub enum DecodeFault {
     /// A union's discriminant selects no arm.
     #[error("no union arm for {0}")]
     UnknownArm(i64),
-    /// A reply with a status that no reply has.
-    #[error("reply with status {0}")]
+    /// A reply with a status that no reply has, or a packet of a stream with one that has no meaning there.
+    #[error("unexpected status {0}")]
     UnknownStatus(i32),
+    /// Data of a stream after its end.
+    #[error("data after the end of the stream")]
+    AfterEnd,
+    /// A hole in a stream that is of no length.
+    #[error("hole of {0} bytes")]
+    BadHole(i64),
+    /// Other file descriptors came than were announced. What came is closed.
+    #[error("{came} file descriptors came instead of {announced}")]
+    Files {
+        /// What the reply said.
+        announced: usize,
+        /// What the system gave us; less where this process may not open more.
+        came: usize,
+    },
     /// The codec refused it for a reason of its own.
     #[error("{0}")]
     Codec(String),
@@ -120,9 +134,14 @@ impl EncodeError {
 impl DecodeError {
     /// For a reply whose header says neither ok nor error.
     pub(crate) fn status(status: i32) -> Self {
+        DecodeError::whole(DecodeFault::UnknownStatus(status))
+    }
+
+    /// For a fault of a packet as a whole rather than of one of its fields.
+    pub(crate) fn whole(fault: DecodeFault) -> Self {
         DecodeError {
             path: FieldPath::default(),
-            fault: DecodeFault::UnknownStatus(status),
+            fault,
         }
     }
 }

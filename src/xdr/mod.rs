@@ -5,10 +5,12 @@
 //! against its limit and against the bytes that remain before anything is allocated. Imports nothing of ours.
 
 mod error;
+pub(crate) mod newtypes;
 mod reader;
 mod writer;
 
 pub use error::{DecodeError, DecodeFault, EncodeError, EncodeFault, FieldPath};
+pub(crate) use newtypes::{wire_enum, wire_flags};
 pub use reader::Reader;
 pub use writer::Writer;
 

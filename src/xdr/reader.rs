@@ -48,6 +48,42 @@ impl Reader {
         }
     }
 
+    /// `string<max>`, copied out of the packet.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Reader::string`].
+    pub fn text(&mut self, max: usize) -> xdr_codec::Result<(String, usize)> {
+        let (text, read) = self.string(max)?;
+        Ok((text.into(), read))
+    }
+
+    /// `opaque<max>`, copied out of the packet.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Reader::opaque`].
+    pub fn bytes(&mut self, max: usize) -> xdr_codec::Result<(Vec<u8>, usize)> {
+        let (bytes, read) = self.opaque(max)?;
+        Ok((bytes.into(), read))
+    }
+
+    /// `unsigned hyper` that holds no more than 32 bits: flags that were given room to grow.
+    ///
+    /// # Errors
+    ///
+    /// Cut short, or over 32 bits.
+    pub fn wide(&mut self) -> xdr_codec::Result<(u32, usize)> {
+        let [high, low] = [self.word()?, self.word()?];
+        if high != 0 {
+            return Err(self.fail(DecodeFault::Codec(format!(
+                "flags {:#x} do not fit 32 bits",
+                u64::from(high) << 32 | u64::from(low)
+            ))));
+        }
+        Ok((low, 8))
+    }
+
     /// `opaque<max>`: a slice of the packet.
     ///
     /// # Errors

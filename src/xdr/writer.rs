@@ -131,7 +131,7 @@ impl Writer {
     }
 
     /// The buffer, and the error to report after `error` came out of a `pack`.
-    pub(super) fn into_error(self, error: xdr_codec::Error) -> (Vec<u8>, EncodeError) {
+    pub(crate) fn into_error(self, error: xdr_codec::Error) -> (Vec<u8>, EncodeError) {
         let fault = self
             .fault
             .unwrap_or_else(|| EncodeFault::Codec(error.to_string()));

@@ -12,7 +12,7 @@ use crate::support::process::{PATIENCE, poll_until, that_name};
 use crate::support::scratch::Scratch;
 
 /// A shell script, and the URI that runs it.
-fn script(scratch: &Scratch, name: &str, text: &str) -> String {
+pub(super) fn script(scratch: &Scratch, name: &str, text: &str) -> String {
     let file = scratch.path(name);
     fs::write(&file, format!("#!/bin/sh\n{text}\n")).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();

@@ -11,6 +11,7 @@ mod support;
 
 mod by_uri;
 mod child;
+mod deadlines;
 #[cfg(feature = "sasl")]
 mod sasl;
 mod ssh;

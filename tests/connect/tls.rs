@@ -23,9 +23,9 @@ use crate::support::process::free_addr;
 /// An address, and a name that `localhost` is not.
 const SERVER: &str = "IP:127.0.0.1,DNS:lab.example";
 
-const CA: (&str, &str) = ("cacert.pem", "ca.pem");
+pub(super) const CA: (&str, &str) = ("cacert.pem", "ca.pem");
 
-fn pki() -> Pki {
+pub(super) fn pki() -> Pki {
     let pki = Pki::new();
     pki.issue("server", "ca", 3650, SERVER);
     pki.issue("client", "ca", 3650, "DNS:client.example");
@@ -204,7 +204,7 @@ async fn files_that_are_not_right() {
 }
 
 /// A TLS server with this certificate, which wants none of its client.
-async fn accept(pki: &Pki, name: &str, listener: &TcpListener) -> TlsStream<TcpStream> {
+pub(super) async fn accept(pki: &Pki, name: &str, listener: &TcpListener) -> TlsStream<TcpStream> {
     let read = |ending: &str| std::fs::read(pki.path(&format!("{name}.{ending}"))).unwrap();
     let chain = vec![CertificateDer::from_pem_slice(&read("pem")).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(&read("key")).unwrap();
@@ -221,7 +221,7 @@ async fn accept(pki: &Pki, name: &str, listener: &TcpListener) -> TlsStream<TcpS
         .unwrap()
 }
 
-fn uri(addr: SocketAddr, directory: &Path) -> String {
+pub(super) fn uri(addr: SocketAddr, directory: &Path) -> String {
     format!("qemu+tls://{addr}/system?pkipath={}", directory.display())
 }
 

@@ -260,7 +260,7 @@ async fn domains_are_listed_running_or_not() {
         let call = daemon.expect::<ConnectListAllDomains>().await;
         assert_eq!((call.args.need_results, call.args.flags), (1, 0));
         let mut off = mock::domain("off");
-        off.id = -1;
+        off.id = None;
         let reply = ConnectListAllDomainsRet {
             domains: vec![mock::domain("on"), off],
             ret: 2,

@@ -209,12 +209,12 @@ async fn a_domain_is_looked_up_once_and_then_known_by_its_uuid() {
 
 #[tokio::test(start_paused = true)]
 async fn a_uuid_is_looked_up_as_one() {
-    let uuid = Uuid::from_bytes(domain(DOMAIN).uuid);
+    let uuid = domain(DOMAIN).uuid;
     let (libvirt, mut daemon) = session(quiet()).await;
     for monitor in [libvirt.monitor(uuid), libvirt.monitor(uuid.to_string())] {
         let serve = async {
             let call = daemon.expect::<DomainLookupByUuid>().await;
-            assert_eq!(call.args.uuid, *uuid.as_bytes());
+            assert_eq!(call.args.uuid, uuid);
             let dom = domain(DOMAIN);
             let reply = DomainLookupByUuidRet { dom };
             daemon.reply::<DomainLookupByUuid>(&call, &reply).await;

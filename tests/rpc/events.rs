@@ -71,7 +71,7 @@ async fn an_event_comes_as_the_daemon_says_it() {
         assert_eq!(event.timestamp.microseconds, 250_000);
         let from = event.domain.as_ref().unwrap();
         assert_eq!((&*from.name, from.id), (DOMAIN, Some(7)));
-        assert_eq!(*from.uuid.as_bytes(), domain(DOMAIN).uuid);
+        assert_eq!(from.uuid, domain(DOMAIN).uuid);
         let event = next(&mut events).await;
         assert_eq!(event.name, "FROM_THE_FUTURE");
         assert!(event.data.is_none());
@@ -82,7 +82,7 @@ async fn an_event_comes_as_the_daemon_says_it() {
 async fn the_clock_of_qemu_may_have_failed_and_the_domain_may_be_gone() {
     let (_monitor, mut daemon, mut events) = subscribed(0).await;
     let mut gone = domain(DOMAIN);
-    gone.id = -1;
+    gone.id = None;
     let body = libvirt_qmp::protocol::qemu::DomainMonitorEventMsg {
         callback_id: 0,
         dom: gone,

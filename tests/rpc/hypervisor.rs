@@ -18,7 +18,7 @@ async fn domains_active_or_not_and_their_monitors_share_the_session() {
     let serve = async {
         let call = daemon.expect::<ConnectListAllDomains>().await;
         let mut off = domain("odd; $(name)");
-        off.id = -1;
+        off.id = None;
         let domains = vec![domain(DOMAIN), off];
         let reply = ConnectListAllDomainsRet { domains, ret: 2 };
         daemon.reply::<ConnectListAllDomains>(&call, &reply).await;
@@ -43,7 +43,7 @@ async fn domains_active_or_not_and_their_monitors_share_the_session() {
             ("odd; $(name)", None, false, "inactive".to_owned())
         ]
     );
-    assert_eq!(domains[0].uuid.unwrap().into_bytes(), domain(DOMAIN).uuid);
+    assert_eq!(domains[0].uuid.unwrap(), domain(DOMAIN).uuid);
     // A monitor says nothing before it is used, and has no connection of its own.
     let monitor = host.clone().monitor(DOMAIN);
     assert!(daemon.sent_by_now().await.is_empty());

@@ -15,18 +15,23 @@ mod calls;
 mod cancel;
 mod close;
 mod connect;
+mod deadlines;
 mod end;
+mod event_values;
 mod events;
 mod files;
 mod filters;
 mod hypervisor;
 mod keepalive;
 mod limits;
+mod object_events;
 mod reconnect;
 mod replies;
 #[cfg(feature = "sasl")]
 mod sasl;
 mod storm;
+mod stream_window;
+mod streams;
 mod timeouts;
 
 use std::sync::Arc;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use libvirt_qmp::packet::{Header, MessageStatus, MessageType, Packet};
 use libvirt_qmp::protocol::Procedure;
 use libvirt_qmp::protocol::qemu::procedure::DomainAgentCommand;
@@ -44,14 +43,14 @@ async fn fails_with(error: MessageError) -> LibvirtError {
 
 #[tokio::test(start_paused = true)]
 async fn an_error_of_libvirt_keeps_all_its_fields() {
-    let text = |text: &str| Some(ByteString::from(text));
+    let text = |text: &str| Some(text.to_owned());
     let wire = MessageError {
         code: 38,
         domain: 10,
         message: text("Unable to read from monitor: Connection reset by peer"),
         level: 2,
         dom: Some(MessageNonnullDomain {
-            name: ByteString::from(DOMAIN),
+            name: DOMAIN.to_owned(),
             uuid: [9; 16],
             id: -1,
         }),
@@ -61,7 +60,7 @@ async fn an_error_of_libvirt_keeps_all_its_fields() {
         int1: 104,
         int2: -7,
         net: Some(MessageNonnullNetwork {
-            name: ByteString::from("default"),
+            name: "default".to_owned(),
             uuid: [8; 16],
         }),
     };

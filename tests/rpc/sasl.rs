@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use libvirt_qmp::packet::MessageStatus;
 use libvirt_qmp::protocol::remote::procedure::{
     AuthSaslInit, AuthSaslStart, AuthSaslStep, ConnectOpen,
@@ -41,7 +40,7 @@ async fn offered(config: Config, mechanisms: &str) -> (Opening, MockDaemon) {
 async fn offer(daemon: &mut MockDaemon, mechanisms: &str) {
     daemon.auth(&[AuthType::SASL]).await;
     let init = daemon.expect::<AuthSaslInit>().await;
-    let mechlist = ByteString::from(mechanisms);
+    let mechlist = mechanisms.to_owned();
     let reply = AuthSaslInitRet { mechlist };
     daemon.reply::<AuthSaslInit>(&init, &reply).await;
 }
@@ -168,9 +167,16 @@ async fn external_says_an_empty_something() {
 
 #[tokio::test(start_paused = true)]
 async fn a_daemon_that_says_nothing_in_a_step() {
-    for until in 0..5 {
+    let shared = |until| (until, fred().connect_timeout(Some(LIMIT)));
+    let own = |until| {
+        let config = fred().auth_timeout(Some(LIMIT));
+        (
+            until,
+            config.connect_timeout(Some(Duration::from_millis(1))),
+        )
+    };
+    for (until, mut config) in (0..5).map(shared).chain((0..5).map(own)) {
         let (conn, mut daemon) = unix_pair();
-        let mut config = fred().connect_timeout(Some(LIMIT));
         if until == 4 {
             config = config.ask_credentials(|_| std::future::pending());
         }
@@ -365,7 +371,7 @@ async fn credentials_are_asked_for_when_they_are_wanted() {
     daemon.auth(&[AuthType::SASL]).await;
     let init = daemon.expect::<AuthSaslInit>().await;
     assert!(asked.lock().unwrap().is_empty());
-    let mechlist = ByteString::from_static("PLAIN");
+    let mechlist = "PLAIN".to_owned();
     let reply = AuthSaslInitRet { mechlist };
     daemon.reply::<AuthSaslInit>(&init, &reply).await;
     let call = start(&mut daemon).await;

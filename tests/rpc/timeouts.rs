@@ -17,11 +17,11 @@ use super::support::mock::{
 use super::{STATUS, run};
 
 /// A deadline that is none of the defaults.
-const LIMIT: Duration = Duration::from_secs(7);
+pub(super) const LIMIT: Duration = Duration::from_secs(7);
 
 /// How far the daemon plays before it falls silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Until {
+pub(super) enum Until {
     AuthList,
     Polkit,
     Keepalive,
@@ -31,42 +31,45 @@ enum Until {
     Lookup,
 }
 
-async fn play(daemon: &mut MockDaemon, until: Until) {
-    if until == Until::AuthList {
-        daemon.expect::<AuthList>().await;
-        return;
+/// Plays up to the call that is not answered.
+pub(super) async fn lead_up(daemon: &mut MockDaemon, until: Until) {
+    match until {
+        Until::AuthList => return,
+        Until::Polkit => return daemon.auth(&[AuthType::POLKIT]).await,
+        Until::Lookup => return drop(daemon.handshake().await),
+        _ => daemon.auth(&[]).await,
     }
-    if until == Until::Polkit {
-        daemon.auth(&[AuthType::POLKIT]).await;
-        daemon.expect::<AuthPolkit>().await;
-        return;
-    }
-    if until == Until::Lookup {
-        daemon.handshake().await;
-        daemon.expect::<DomainLookupByName>().await;
-        return;
-    }
-    daemon.auth(&[]).await;
     if until == Until::Keepalive {
-        daemon.expect::<ConnectSupportsFeature>().await;
         return;
     }
     daemon.feature(10, false).await;
-    let open = daemon.expect::<ConnectOpen>().await;
     if until == Until::Open {
         return;
     }
+    let open = daemon.expect::<ConnectOpen>().await;
     daemon.reply::<ConnectOpen>(&open, &()).await;
-    if until == Until::CloseFeature {
-        daemon.expect::<ConnectSupportsFeature>().await;
-        return;
+    if until == Until::CloseCallback {
+        daemon.feature(15, true).await;
     }
-    daemon.feature(15, true).await;
-    daemon.expect::<ConnectRegisterCloseCallback>().await;
+}
+
+/// Plays up to that call, and takes it.
+pub(super) async fn play(daemon: &mut MockDaemon, until: Until) {
+    lead_up(daemon, until).await;
+    match until {
+        Until::AuthList => drop(daemon.expect::<AuthList>().await),
+        Until::Polkit => drop(daemon.expect::<AuthPolkit>().await),
+        Until::Keepalive | Until::CloseFeature => {
+            drop(daemon.expect::<ConnectSupportsFeature>().await);
+        }
+        Until::Open => drop(daemon.expect::<ConnectOpen>().await),
+        Until::CloseCallback => drop(daemon.expect::<ConnectRegisterCloseCallback>().await),
+        Until::Lookup => drop(daemon.expect::<DomainLookupByName>().await),
+    }
 }
 
 /// Asserts that `error` is the timeout of `phase` after [`LIMIT`], no earlier and hardly later.
-fn is_timeout(error: &Error, phase: Phase, since: Instant) {
+pub(super) fn is_timeout(error: &Error, phase: Phase, since: Instant) {
     let Error::Timeout {
         phase: is, after, ..
     } = error
@@ -82,7 +85,7 @@ fn is_timeout(error: &Error, phase: Phase, since: Instant) {
     );
 }
 
-const STEPS: [(Until, Phase); 7] = [
+pub(super) const STEPS: [(Until, Phase); 7] = [
     (Until::AuthList, Phase::Authentication),
     (Until::Polkit, Phase::Authentication),
     (Until::Keepalive, Phase::Features),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use libvirt_qmp::{Error, Monitor, SocketMonitor};
+use libvirt_qmp::{Config, Error, Monitor, QmpAddress, SocketMonitor};
 use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
 use tokio::time::Instant;
 
@@ -81,4 +81,34 @@ async fn a_full_backlog_is_tried_again_until_the_deadline() {
     let monitor = dialled.unwrap();
     drop((waiting, accepted));
     monitor.disconnect().await.unwrap();
+}
+
+/// A socket whose backlog is full, and pipes that nobody has open at the other end.
+#[tokio::test(start_paused = true)]
+async fn connecting_has_a_deadline_of_its_own() {
+    const LIMIT: Duration = Duration::from_secs(7);
+    let scratch = Scratch::new();
+    let path = scratch.path("full");
+    let _full = full(&path).await;
+    let pipe = scratch.path("pipe");
+    for end in ["pipe.in", "pipe.out"] {
+        let made = std::process::Command::new("mkfifo")
+            .arg(scratch.path(end))
+            .status();
+        assert!(made.unwrap().success());
+    }
+    let moment = Config::new().connect_timeout(Some(Duration::from_millis(1)));
+    for address in [QmpAddress::from(&path), QmpAddress::Pipe(pipe)] {
+        let started = Instant::now();
+        let config = moment.clone().dial_timeout(Some(LIMIT));
+        let error = SocketMonitor::dial(address.clone(), config).await;
+        let error = error.unwrap_err();
+        assert!(error.is_timeout(), "{error:?}");
+        assert_eq!(started.elapsed(), LIMIT);
+        let config = moment.clone().dial_timeout(None);
+        let dialling = tokio::spawn(SocketMonitor::dial(address, config));
+        tokio::time::sleep(10 * LIMIT).await;
+        assert!(!dialling.is_finished());
+        dialling.abort();
+    }
 }

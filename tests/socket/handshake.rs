@@ -294,6 +294,53 @@ async fn a_peer_that_does_not_read_times_out() {
     ));
 }
 
+/// The greeting and the capabilities each have a deadline of their own, where one is set, and no other then.
+#[tokio::test(start_paused = true)]
+async fn each_step_ends_at_its_own_deadline() {
+    const LIMIT: Duration = Duration::from_secs(7);
+    const MOMENT: Option<Duration> = Some(Duration::from_millis(1));
+    let base = || Config::new().connect_timeout(MOMENT);
+    for greets in [false, true] {
+        // Where it does not read, the command for the capabilities does not fit.
+        for pipe in [16, 4096] {
+            let phase = match greets {
+                false => Phase::Greeting,
+                true => Phase::Negotiation,
+            };
+            for limit in [Some(LIMIT), None] {
+                let (client, mut peer) = QmpPeer::with_pipe(pipe);
+                let config = match greets {
+                    false => base().negotiation_timeout(MOMENT).greeting_timeout(limit),
+                    true => base().greeting_timeout(None).negotiation_timeout(limit),
+                };
+                let monitor = Arc::new(SocketMonitor::with_config(client, config));
+                let connecting = tokio::spawn({
+                    let monitor = monitor.clone();
+                    async move { monitor.connect().await }
+                });
+                if greets {
+                    tokio::time::sleep(Duration::from_secs(3600)).await;
+                    peer.send(GREETING).await;
+                }
+                let started = Instant::now();
+                if limit.is_none() {
+                    tokio::time::sleep(Duration::from_secs(100_000_000)).await;
+                    assert!(!connecting.is_finished(), "{phase}");
+                    connecting.abort();
+                    continue;
+                }
+                let error = connecting.await.unwrap().unwrap_err();
+                assert!(
+                    matches!(error, Error::Timeout { phase: is, after: LIMIT, .. } if is == phase),
+                    "{error:?}"
+                );
+                let late = started.elapsed().saturating_sub(LIMIT);
+                assert!(started.elapsed() >= LIMIT && late < Duration::from_secs(1));
+            }
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_deadline_it_waits() {
     let (client, mut peer) = QmpPeer::new();

@@ -20,6 +20,7 @@ mod framing;
 mod handshake;
 mod listen;
 mod oob;
+mod reconnect;
 mod streams;
 
 use std::sync::Arc;

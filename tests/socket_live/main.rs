@@ -67,7 +67,7 @@ fn class(result: Result<String, Error>) -> ErrorClass {
 /// The same over each of the three sockets: commands, a reply of over 200 KB, errors, events.
 async fn serves(monitor: SocketMonitor) {
     // P10.
-    let greeting = monitor.greeting().await.unwrap().clone();
+    let greeting = monitor.greeting().await.unwrap();
     let version = monitor.version().await.unwrap();
     assert_eq!(greeting.version, version);
     assert!(version.major >= 5, "{version}");

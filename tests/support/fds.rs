@@ -47,14 +47,23 @@ pub(crate) async fn receive(
 /// # Errors
 /// The system's.
 pub(crate) async fn send(stream: &UnixStream, file: &OwnedFd) -> io::Result<()> {
+    send_on(stream, &[0], file).await
+}
+
+/// Sends a descriptor with these bytes, which are few enough to go at once.
+///
+/// # Errors
+/// The system's.
+pub(crate) async fn send_on(stream: &UnixStream, bytes: &[u8], file: &OwnedFd) -> io::Result<()> {
     let files = [file.as_fd()];
     stream
         .async_io(Interest::WRITABLE, || {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
-            let parts = [IoSlice::new(&[0])];
-            sendmsg(stream.as_fd(), &parts, &mut control, SendFlags::NOSIGNAL)?;
+            let parts = [IoSlice::new(bytes)];
+            let sent = sendmsg(stream.as_fd(), &parts, &mut control, SendFlags::NOSIGNAL)?;
+            assert_eq!(sent, bytes.len());
             Ok(())
         })
         .await

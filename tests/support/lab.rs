@@ -126,7 +126,13 @@ impl Lab {
 
     /// The URI with which libvirt's own clients, virsh and the C library, reach this daemon.
     pub(crate) fn client_uri(&self) -> String {
-        format!("qemu+unix:///session?socket={}", self.unix_path().display())
+        self.client_uri_of("qemu", "session")
+    }
+
+    /// The same for another driver of the daemon, such as `test`, and what it opens.
+    pub(crate) fn client_uri_of(&self, driver: &str, path: &str) -> String {
+        let socket = self.unix_path();
+        format!("{driver}+unix:///{path}?socket={}", socket.display())
     }
 
     /// The scratch directory: free for a test's own files, and gone with the lab.
@@ -139,6 +145,11 @@ impl Lab {
     /// # Panics
     /// When it fails, or after half a minute, with its standard error.
     pub(crate) fn virsh(&self, command: &[&str]) -> String {
+        self.virsh_on(&self.client_uri(), command)
+    }
+
+    /// [`Lab::virsh`] on this URI.
+    pub(crate) fn virsh_on(&self, uri: &str, command: &[&str]) -> String {
         // A stopped daemon or guest would keep virsh waiting for ever.
         let output = Command::new("timeout")
             .args([
@@ -148,7 +159,7 @@ impl Lab {
                 "virsh",
                 "-q",
                 "-c",
-                &self.client_uri(),
+                uri,
             ])
             .args(command)
             .env("LC_ALL", "C")

@@ -8,7 +8,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use bytestring::ByteString;
 use libvirt_qmp::packet::{Header, MessageStatus, MessageType, Packet, PacketCodec};
 use libvirt_qmp::protocol::keepalive::procedure::{Ping, Pong};
 use libvirt_qmp::protocol::qemu::procedure::{
@@ -25,15 +24,16 @@ use libvirt_qmp::protocol::remote::procedure::{
 };
 use libvirt_qmp::protocol::remote::{
     AuthListRet, AuthType, ConnectOpenArgs, ConnectSupportsFeatureRet, DomainLookupByNameArgs,
-    DomainLookupByNameRet, NonnullDomain,
+    DomainLookupByNameRet,
 };
 use libvirt_qmp::protocol::rpc::MessageError;
 use libvirt_qmp::protocol::{Message, Procedure};
 use libvirt_qmp::xdr::{self, Reader, Writer};
-use libvirt_qmp::{Config, Libvirt, LibvirtRpc, Monitor};
+use libvirt_qmp::{Config, Domain, Libvirt, LibvirtRpc, Monitor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::UnixStream;
 use tokio_util::codec::{Decoder, Encoder};
+use uuid::Uuid;
 use xdr_codec::{Pack, Unpack};
 
 use super::fds;
@@ -135,15 +135,15 @@ pub(crate) async fn monitor_on(
 }
 
 /// The domain called `name`, running, with a UUID that follows from its name.
-pub(crate) fn domain(name: &str) -> NonnullDomain {
+pub(crate) fn domain(name: &str) -> Domain {
     let mut uuid = [0x5a; 16];
     for (place, byte) in uuid.iter_mut().zip(name.bytes()) {
         *place = byte;
     }
-    NonnullDomain {
-        name: ByteString::from(name),
-        uuid,
-        id: 7,
+    Domain {
+        name: name.to_owned(),
+        uuid: Uuid::from_bytes(uuid),
+        id: Some(7),
     }
 }
 
@@ -152,11 +152,11 @@ pub(crate) fn error(code: i32, message: &str) -> MessageError {
     MessageError {
         code,
         domain: 10,
-        message: Some(ByteString::from(message)),
+        message: Some(message.to_owned()),
         level: 2,
         dom: None,
-        str1: Some(ByteString::from("%s")),
-        str2: Some(ByteString::from(message)),
+        str1: Some("%s".to_owned()),
+        str2: Some(message.to_owned()),
         str3: None,
         int1: -1,
         int2: -1,
@@ -173,7 +173,7 @@ pub(crate) fn encoded<T: Pack<Writer>>(value: &T) -> Bytes {
 
 /// What libvirt answers to a monitor command, as XDR.
 pub(crate) fn answer(json: &str) -> Bytes {
-    let result = ByteString::from(json);
+    let result = json.to_owned();
     encoded(&DomainMonitorCommandRet { result })
 }
 
@@ -195,19 +195,14 @@ pub(crate) fn reply_to(call: &Header) -> Header {
 }
 
 /// An event message of `domain`.
-pub(crate) fn event(
-    callback_id: i32,
-    domain: &NonnullDomain,
-    name: &str,
-    data: Option<&str>,
-) -> Packet {
+pub(crate) fn event(callback_id: i32, domain: &Domain, name: &str, data: Option<&str>) -> Packet {
     let body = DomainMonitorEventMsg {
         callback_id,
         dom: domain.clone(),
-        event: ByteString::from(name),
+        event: name.to_owned(),
         seconds: 1_700_000_000,
         micros: 250_000,
-        details: data.map(ByteString::from),
+        details: data.map(str::to_owned),
     };
     Packet {
         // libvirt puts serial 1 on every event.
@@ -264,6 +259,16 @@ impl MockDaemon {
         match &self.stream {
             Stream::Pipe(_) => panic!("a pipe in memory carries no descriptors"),
             Stream::Unix(stream) => fds::send(stream, file).await.expect("the client is there"),
+        }
+    }
+
+    /// Sends bytes with a file descriptor on the first of them, as libvirt does not.
+    pub(crate) async fn raw_with_file(&mut self, bytes: &[u8], file: &OwnedFd) {
+        match &self.stream {
+            Stream::Pipe(_) => panic!("a pipe in memory carries no descriptors"),
+            Stream::Unix(stream) => fds::send_on(stream, bytes, file)
+                .await
+                .expect("the client is there"),
         }
     }
 
@@ -397,7 +402,7 @@ impl MockDaemon {
         call: &Call<DomainAgentCommandArgs>,
         json: Option<&str>,
     ) {
-        let result = json.map(ByteString::from);
+        let result = json.map(str::to_owned);
         self.reply::<DomainAgentCommand>(call, &DomainAgentCommandRet { result })
             .await;
     }

@@ -21,3 +21,4 @@ pub(crate) mod qmp_peer;
 pub(crate) mod scratch;
 pub(crate) mod script;
 pub(crate) mod sshd;
+pub(crate) mod storage;

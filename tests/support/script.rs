@@ -25,7 +25,6 @@ use libvirt_qmp::replay::{Direction, Fixture};
 use libvirt_qmp::{Config, DomainKey, Error, Libvirt, LibvirtRpc, Monitor, xdr};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::codec::Encoder;
-use uuid::Uuid;
 
 use super::mock::poll_once;
 
@@ -141,7 +140,7 @@ impl Script {
             }
             is if is == id::<DomainLookupByUuid>() => {
                 let args: DomainLookupByUuidArgs = xdr::decode(payload).unwrap();
-                Step::Lookup(DomainKey::Uuid(Uuid::from_bytes(args.uuid)))
+                Step::Lookup(DomainKey::Uuid(args.uuid))
             }
             is if is == id::<DomainMonitorCommand>() => {
                 let args: DomainMonitorCommandArgs = xdr::decode(payload).unwrap();

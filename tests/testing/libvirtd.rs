@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use bytestring::ByteString;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use libvirt_qmp::packet::{Header, MessageType, Packet};
@@ -24,12 +23,12 @@ use libvirt_qmp::protocol::remote::procedure::{
 };
 use libvirt_qmp::protocol::remote::{
     AuthType, ConnectListAllDomainsArgs, ConnectOpenArgs, ConnectSupportsFeatureArgs,
-    DomainGetStateArgs, DomainLookupByIdArgs, NonnullDomain,
+    DomainGetStateArgs, DomainLookupByIdArgs,
 };
 use libvirt_qmp::testing::{FakeLibvirtd, FakeQemu, Fault, Reply};
 use libvirt_qmp::{
-    Command, Config, EndCause, Error, Libvirt, LibvirtError, LibvirtRpc, Monitor, MonitorExt,
-    Phase, xdr,
+    Command, Config, Domain, EndCause, Error, Libvirt, LibvirtError, LibvirtRpc, Monitor,
+    MonitorExt, Phase, xdr,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream};
@@ -69,19 +68,19 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     client.call::<AuthList>(&()).await.unwrap();
-    let name = Some(ByteString::from_static("qemu:///system"));
+    let name = Some("qemu:///system".to_owned());
     client
         .call::<ConnectOpen>(&ConnectOpenArgs { name, flags })
         .await
         .unwrap();
 }
 
-fn domain(libvirtd: &FakeLibvirtd, name: &str) -> NonnullDomain {
-    NonnullDomain {
-        name: ByteString::from(name),
-        uuid: libvirtd.uuid(name).into_bytes(),
+fn domain(libvirtd: &FakeLibvirtd, name: &str) -> Domain {
+    Domain {
+        name: name.to_owned(),
+        uuid: libvirtd.uuid(name),
         // libvirt goes by the UUID alone.
-        id: -1,
+        id: None,
     }
 }
 
@@ -158,7 +157,7 @@ async fn commands_reach_qemu_and_bear_libvirts_ids() {
     let mut command = async |text: &str, flags| {
         let args = DomainMonitorCommandArgs {
             dom: domain(&libvirtd, "vm-1"),
-            cmd: ByteString::from(text),
+            cmd: text.to_owned(),
             flags,
         };
         let answer = client.call::<DomainMonitorCommand>(&args).await;
@@ -296,7 +295,7 @@ async fn registrations_filter_as_libvirt_does() {
     let args =
         |dom: Option<&str>, event: Option<&str>, flags| ConnectDomainMonitorEventRegisterArgs {
             dom: dom.map(|name| domain(&libvirtd, name)),
-            event: event.map(ByteString::from),
+            event: event.map(str::to_owned),
             flags,
         };
     let mut ids = Vec::new();
@@ -385,7 +384,7 @@ async fn the_guest_agent_has_a_script_of_its_own() {
     let mut agent = async |cmd: &str, timeout| {
         let args = DomainAgentCommandArgs {
             dom: domain(&libvirtd, "vm-1"),
-            cmd: ByteString::from(cmd),
+            cmd: cmd.to_owned(),
             timeout,
             flags: 0,
         };
@@ -440,7 +439,7 @@ async fn faults_are_for_one_procedure() {
     assert_eq!(started.elapsed().as_secs(), 30);
 
     let text = DomainMonitorCommandRet {
-        result: ByteString::from_static(r#"{"return":"odd"}"#),
+        result: r#"{"return":"odd"}"#.to_owned(),
     };
     libvirtd.fault_once::<DomainMonitorCommand>(Fault::reply(encoded(&text)));
     libvirtd.fault_once::<DomainMonitorCommand>(Fault::silence());
@@ -534,7 +533,7 @@ async fn a_client_with_too_many_calls_is_not_read() {
     let mut client = raw(&libvirtd).await;
     let command = |name: &str| DomainMonitorCommandArgs {
         dom: domain(&libvirtd, "vm-1"),
-        cmd: ByteString::from(format!(r#"{{"execute":"{name}"}}"#)),
+        cmd: format!(r#"{{"execute":"{name}"}}"#),
         flags: 0,
     };
     for _ in 0..4 {
@@ -609,7 +608,7 @@ async fn one_descriptor_goes_on_to_qemu() {
     open(&mut client, 0).await;
     let args = DomainMonitorCommandWithFilesArgs {
         dom: domain(&libvirtd, "vm-1"),
-        cmd: ByteString::from_static(r#"{"execute":"getfd","arguments":{"fdname":"one"}}"#),
+        cmd: r#"{"execute":"getfd","arguments":{"fdname":"one"}}"#.to_owned(),
         flags: 0,
     };
     let (mut read, write) = std::io::pipe().unwrap();

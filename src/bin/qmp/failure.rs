@@ -1,4 +1,4 @@
-//! How a command of this program fails, and the exit code that tells. Imports `printable` of `output`.
+//! How a command of this program fails, and the exit code that tells. Imports `printable` of `output`, and `interrupt`.
 
 use std::error::Error as StdError;
 use std::io::Write;
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use libvirt_qmp::Error;
 
+use crate::interrupt::Interrupt;
 use crate::output::printable;
 
 /// The reason, by exit code.
@@ -25,8 +26,14 @@ pub(crate) enum Exit {
 pub(crate) enum Failure {
     /// Nobody reads standard output any more, which is how `qmp events vm | head` ends. Not worth a word.
     NobodyReads,
+    /// A signal ended the work, as the user knows who sent it.
+    Interrupted(Interrupt),
+    /// Its user knows of it.
+    Told(Exit),
     Because {
         exit: Exit,
+        /// The line of a script that failed.
+        line: Option<usize>,
         error: Box<dyn StdError + Send + Sync>,
         /// What else the user should know.
         note: Option<&'static str>,
@@ -37,6 +44,7 @@ impl Failure {
     pub(crate) fn new(exit: Exit, error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Failure::Because {
             exit,
+            line: None,
             error: error.into(),
             note: None,
         }
@@ -66,8 +74,35 @@ impl Failure {
             .then_some("the command may have been executed");
         Failure::Because {
             exit: exit(&error),
+            line: None,
             error: error.into(),
             note,
+        }
+    }
+
+    /// The same, with the number of the line of a script that failed.
+    pub(crate) fn on_line(mut self, number: usize) -> Self {
+        if let Failure::Because { line, .. } = &mut self {
+            *line = Some(number);
+        }
+        self
+    }
+
+    /// The same, once its user was told.
+    pub(crate) fn told(&self) -> Self {
+        match self {
+            Failure::Because { exit, .. } => Failure::Told(*exit),
+            Failure::NobodyReads => Failure::NobodyReads,
+            Failure::Interrupted(interrupt) => Failure::Interrupted(*interrupt),
+            Failure::Told(exit) => Failure::Told(*exit),
+        }
+    }
+
+    /// Whether nothing that follows can do any better.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Failure::Because { exit, .. } | Failure::Told(exit) => *exit == Exit::Connection,
+            Failure::NobodyReads | Failure::Interrupted(_) => true,
         }
     }
 
@@ -86,12 +121,24 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         match self {
             Failure::NobodyReads => ExitCode::SUCCESS,
-            Failure::Because { exit, error, note } => {
-                say(&chain(&*error));
-                if let Some(note) = note {
-                    say(note);
-                }
+            Failure::Interrupted(interrupt) => ExitCode::from(interrupt.exit_code()),
+            Failure::Because { exit, .. } | Failure::Told(exit) => {
+                self.tell();
                 ExitCode::from(exit as u8)
+            }
+        }
+    }
+
+    /// Tells standard error what there is to tell.
+    pub(crate) fn tell(&self) {
+        if let Failure::Because {
+            line, error, note, ..
+        } = self
+        {
+            let place = line.map_or_else(String::new, |line| format!("line {line}: "));
+            say(&format!("{place}{}", chain(&**error)));
+            if let Some(note) = note {
+                say(note);
             }
         }
     }
@@ -113,13 +160,16 @@ pub(crate) fn say(text: &str) {
 fn exit(error: &Error) -> Exit {
     match error {
         _ if error.is_timeout() => Exit::Timeout,
-        Error::Command(_) | Error::Encode { .. } | Error::Unsupported(_) | Error::Uri(_) => {
-            Exit::Usage
-        }
+        Error::Command(_)
+        | Error::Encode { .. }
+        | Error::Filter(_)
+        | Error::Unsupported(_)
+        | Error::Uri(_) => Exit::Usage,
         Error::Disconnected { .. }
         | Error::Closed
         | Error::Connect { .. }
         | Error::Tls { .. }
+        | Error::Auth(_)
         | Error::AuthUnsupported { .. } => Exit::Connection,
         _ => Exit::Failed,
     }
@@ -191,7 +241,7 @@ mod tests {
         }
         let code = |failure| match failure {
             Failure::Because { exit, .. } => exit,
-            Failure::NobodyReads => panic!("not quiet"),
+            other => panic!("{other:?} has a reason"),
         };
         assert_eq!(code(Failure::connecting(qmp)), Exit::Connection);
         assert_eq!(code(Failure::connecting(timeout)), Exit::Timeout);

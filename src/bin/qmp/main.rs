@@ -1,26 +1,31 @@
 //! `qmp`, the command line: arguments, and which command they mean. Uses the library's public API only.
 //!
-//! `connect` knows where to connect, `commands` and `demo` do the work, `value` reads arguments of QMP commands, `output`
-//! writes, and `failure` knows the exit codes.
+//! Bottom first: `failure` knows the exit codes, `interrupt` the signals, `output` writes, `connect` knows where to connect, `value`,
+//! `typed` and `line` read QMP commands, `event` takes and shows events, and each file of `commands` is a command.
 
 mod commands;
 mod connect;
-mod demo;
+mod event;
 mod failure;
+mod interrupt;
+mod line;
 mod output;
+mod typed;
 mod value;
 
-use std::num::NonZeroU64;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use connect::Endpoint;
+use commands::{
+    agent, demo, events, generate, hmp, jobs, list, record, replay, run, schema, screendump, wait,
+    wrap,
+};
+use connect::Settings;
 use failure::Failure;
 use output::Output;
 
-const CONNECT_HELP: &str = "\
+const AFTER_HELP: &str = "\
 URI forms:
   qemu:///system                      virtqemud or libvirtd of this machine
   qemu:///session                     the user's own
@@ -29,38 +34,27 @@ URI forms:
   qemu+tcp://HOST[:PORT]/system       libvirtd on TCP, port 16509
   qemu+tls://HOST[:PORT]/system       with TLS, where this program has it
   NAME                                an alias of libvirt.conf
+  virsh+URI                           any of virsh's URIs, by the program virsh
+  c+URI                               any of libvirt's, by its C library, where this program has it
   unix:PATH                           QEMU's own QMP socket
   tcp:HOST:PORT                       the same on TCP
+  pipe:PATH                           the same on the named pipes PATH.in and PATH.out
+  replay:FILE                         a recorded session (`qmp record`)
 
 Exit codes:
-  0  done, or interrupted while watching events
+  0  done
   1  QEMU or libvirt answered with an error
   2  usage
   3  no connection, or it was lost
-  4  no answer in time";
-
-const RUN_USAGE: &str = "qmp [--connect URI] run [--pretty] DOMAIN COMMAND [KEY=VALUE]...
-       qmp --connect unix:PATH run [--pretty] COMMAND [KEY=VALUE]...";
-
-const RUN_HELP: &str = "\
-COMMAND is the name of a QMP command, or a whole command as a JSON object.
-A VALUE that is JSON is taken as such, anything else is a string; a string that
-would be JSON is quoted: id='\"1\"'. Dots in a KEY nest: file.driver=raw is
-{\"file\": {\"driver\": \"raw\"}}.";
-
-const EVENTS_USAGE: &str = "qmp [--connect URI] events [--json] [--count N] DOMAIN
-       qmp --connect unix:PATH events [--json] [--count N]";
+  4  no answer in time
+  128 and the number of a signal that ended it: 130 after Ctrl-C";
 
 /// QMP, the QEMU Machine Protocol, through libvirtd or on QEMU's own socket.
 #[derive(Parser)]
-#[command(name = "qmp", version, after_help = CONNECT_HELP)]
+#[command(name = "qmp", version, after_help = AFTER_HELP)]
 struct Arguments {
-    /// Where to connect [default: $LIBVIRT_DEFAULT_URI, else uri_default of libvirt.conf, else this machine]
-    #[arg(short = 'c', long, global = true, value_name = "URI")]
-    connect: Option<String>,
-    /// Seconds that connecting may take, and each call [default: 15, and 60]
-    #[arg(long, global = true, value_name = "SECONDS")]
-    timeout: Option<NonZeroU64>,
+    #[command(flatten)]
+    settings: Settings,
     #[command(subcommand)]
     command: Command,
 }
@@ -69,34 +63,36 @@ struct Arguments {
 enum Command {
     /// Play a recorded session with a libvirtd to the client; needs nothing
     Demo,
-    /// Run a QMP command and print what it returns, as one line of JSON
-    #[command(override_usage = RUN_USAGE, after_help = RUN_HELP)]
-    Run {
-        /// Print the JSON over several lines
-        #[arg(long)]
-        pretty: bool,
-        /// The domain by name or UUID, the command and its arguments; no domain on QEMU's own socket
-        #[arg(required = true, value_name = "WORD")]
-        words: Vec<String>,
-    },
+    /// Run QMP commands and print what they return, each as one line of JSON
+    Run(run::Args),
     /// Print the events of a domain, one a line, until interrupted (Ctrl-C)
-    #[command(override_usage = EVENTS_USAGE)]
-    Events {
-        /// Print each event as a JSON object
-        #[arg(long)]
-        json: bool,
-        /// End after so many events
-        #[arg(long, value_name = "N")]
-        count: Option<NonZeroU64>,
-        /// Name or UUID; to be left out on QEMU's own socket
-        domain: Option<String>,
-    },
+    Events(events::Args),
     /// List the domains, active or not
-    List {
-        /// Print each domain as a JSON object, one a line
-        #[arg(long)]
-        json: bool,
-    },
+    List(list::Args),
+    /// Run lines of the human monitor and print their text
+    Hmp(hmp::Args),
+    /// Wait for an event of a domain and print it
+    Wait(wait::Args),
+    /// Run a command of the guest agent and print what it returns
+    Agent(agent::Args),
+    /// Show the progress of the jobs of a domain until they have done their work
+    Jobs(jobs::Args),
+    /// Save a picture of the guest's screen as a PNG
+    Screendump(screendump::Args),
+    /// Show what QEMU says of its commands and events
+    Schema(schema::Args),
+    /// Start a QEMU, run commands on its monitor, and end it
+    Wrap(wrap::Args),
+    /// Record a session with a libvirtd into a file
+    Record(record::Args),
+    /// Serve a recorded session on a unix socket
+    Replay(replay::Args),
+    /// Print the completions of this program for a shell
+    Completions(generate::CompletionsArgs),
+    /// Print the manual page of this program
+    Man(generate::ManArgs),
+    #[command(hide = true, name = wrap::CHILD)]
+    BecomeChild(wrap::ChildArgs),
 }
 
 fn main() -> ExitCode {
@@ -114,26 +110,27 @@ fn main() -> ExitCode {
     }
 }
 
-async fn perform(arguments: Arguments) -> Result<(), Failure> {
-    let mut output = Output::new();
-    let timeout = arguments
-        .timeout
-        .map(|seconds| Duration::from_secs(seconds.get()));
-    let endpoint = || Endpoint::choose(arguments.connect.as_deref());
-    match &arguments.command {
-        Command::Demo => demo::demo(&mut output).await,
-        Command::Run { pretty, words } => {
-            commands::run(&endpoint()?, timeout, words, *pretty, &mut output).await
+async fn perform(Arguments { settings, command }: Arguments) -> Result<(), Failure> {
+    let output = &mut Output::new();
+    match command {
+        Command::Demo => demo::demo(output).await,
+        Command::Run(args) => run::run(&settings, args, output).await,
+        Command::Events(args) => events::run(&settings, args, output).await,
+        Command::List(args) => list::run(&settings, args, output).await,
+        Command::Hmp(args) => hmp::run(&settings, args, output).await,
+        Command::Wait(args) => wait::run(&settings, args, output).await,
+        Command::Agent(args) => agent::run(&settings, args, output).await,
+        Command::Jobs(args) => jobs::run(&settings, args, output).await,
+        Command::Screendump(args) => screendump::run(&settings, args, output).await,
+        Command::Schema(args) => schema::run(&settings, args, output).await,
+        Command::Wrap(args) => wrap::run(&settings, args, output).await,
+        Command::Record(args) => record::run(&settings, args, output).await,
+        Command::Replay(args) => replay::run(args, output).await,
+        Command::Completions(args) => {
+            generate::completions(Arguments::command(), args, output).await
         }
-        Command::Events {
-            json,
-            count,
-            domain,
-        } => {
-            let domain = domain.as_deref();
-            commands::events(&endpoint()?, timeout, domain, *json, *count, &mut output).await
-        }
-        Command::List { json } => commands::list(&endpoint()?, timeout, *json, &mut output).await,
+        Command::Man(args) => generate::man(Arguments::command(), args, output).await,
+        Command::BecomeChild(args) => Err(wrap::become_qemu(&args)),
     }
 }
 

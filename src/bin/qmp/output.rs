@@ -6,9 +6,10 @@
 use std::fmt::Write;
 use std::io;
 
+use serde::Serialize;
 use tokio::io::{AsyncWriteExt, Stdout};
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 pub(crate) struct Output(Stdout);
 
@@ -21,8 +22,13 @@ impl Output {
     pub(crate) async fn line(&mut self, text: impl Into<String>) -> Result<(), Failure> {
         let mut text = text.into();
         text.push('\n');
+        self.bytes(text.into_bytes()).await
+    }
+
+    /// Writes what is no text, and waits until it is written.
+    pub(crate) async fn bytes(&mut self, bytes: Vec<u8>) -> Result<(), Failure> {
         let written = async {
-            self.0.write_all(text.as_bytes()).await?;
+            self.0.write_all(&bytes).await?;
             self.0.flush().await
         };
         written.await.map_err(|error| match error.kind() {
@@ -30,6 +36,12 @@ impl Output {
             _ => Failure::system("cannot write to standard output", error),
         })
     }
+}
+
+/// `value` as one line of JSON.
+pub(crate) fn to_line(value: &impl Serialize) -> Result<String, Failure> {
+    let json = serde_json::to_string(value).map_err(|error| Failure::new(Exit::Failed, error))?;
+    Ok(layout(&json, false))
 }
 
 /// `text` on one line and without control characters: what a peer sent must not control the terminal.

@@ -98,7 +98,7 @@ impl GuestAgent {
     /// Dropping the future closes the socket.
     pub async fn unix(path: impl AsRef<Path>) -> Result<Self, Error> {
         let config = Config::new();
-        let stream = unix(path.as_ref(), deadline(config.connect_timeout)).await?;
+        let stream = unix(path.as_ref(), deadline(config.dial_within())).await?;
         Ok(GuestAgent::over(stream, config))
     }
 
@@ -114,7 +114,7 @@ impl GuestAgent {
     pub async fn tcp(addr: impl ToSocketAddrs + fmt::Debug) -> Result<Self, Error> {
         let config = Config::new();
         let target = format!("{addr:?}");
-        let stream = tcp(target, addr, deadline(config.connect_timeout)).await?;
+        let stream = tcp(target, addr, deadline(config.dial_within())).await?;
         Ok(GuestAgent::over(stream, config))
     }
 
@@ -234,6 +234,10 @@ impl GuestAgent {
     ) -> Result<Bytes, Error> {
         let command = RawCommand::parse(text)?;
         refuse_oob(&command)?;
+        if self.config.reconnect.is_some() {
+            let what = "Config::reconnect for the guest agent on a socket of its own";
+            return Err(Error::Unsupported(what.to_owned()));
+        }
         if !options.files.is_empty() {
             let what = "the guest agent takes no file descriptors";
             return Err(Error::Unsupported(what.to_owned()));

@@ -18,7 +18,8 @@ use super::lane::{Jobs, Lane, Wait};
 use crate::config::Config;
 use crate::connection::{Deadline, deadline, sleep_until};
 use crate::error::{EndCause, Error, LibvirtError, Phase};
-use crate::libvirt::{Domain, DomainKey, hyphenated};
+use crate::libvirt::{DomainKey, hyphenated};
+use crate::objects::Domain;
 use crate::queue::QueueOptions;
 use crate::reconnect;
 
@@ -34,8 +35,7 @@ pub(crate) struct Connection {
     control: Lane<Session>,
     /// By when it should be open.
     open_by: Deadline,
-    call_timeout: Option<Duration>,
-    connect_timeout: Option<Duration>,
+    config: Config,
 }
 
 /// What the handles, the streams, the threads and libvirt's callbacks share.
@@ -118,8 +118,7 @@ impl Connection {
             shared,
             control,
             open_by: deadline(config.connect_timeout),
-            call_timeout: config.call_timeout,
-            connect_timeout: config.connect_timeout,
+            config: config.clone(),
         })
     }
 
@@ -151,7 +150,7 @@ impl Connection {
     /// All domains, active or not.
     pub(crate) async fn domains(&self) -> Result<Vec<Domain>, Error> {
         self.opened().await?;
-        let wait = self.within(Phase::Reply, self.call_timeout);
+        let wait = self.within(Phase::Reply, self.config.call_timeout);
         let list = |session: &mut Session| {
             let open = session.opened()?;
             open.said(open.conn.domains())
@@ -161,7 +160,7 @@ impl Connection {
 
     /// Looks the domain up, and starts the thread for its monitor commands.
     pub(super) async fn lookup(&self, key: DomainKey) -> Result<Lane<Arc<DomainRef>>, Error> {
-        let wait = self.within(Phase::Lookup, self.connect_timeout);
+        let wait = self.within(Phase::Lookup, self.config.lookup_within());
         let lookup = move |session: &mut Session| {
             session.lookup(&key)?;
             session.start_lane("libvirt-command")
@@ -171,7 +170,7 @@ impl Connection {
 
     /// Starts the thread for commands of the domain's guest agent, after `lookup`.
     pub(super) async fn agent(&self) -> Result<Lane<Arc<DomainRef>>, Error> {
-        let wait = self.within(Phase::Queue, self.call_timeout);
+        let wait = self.within(Phase::Queue, self.config.call_timeout);
         let start = |session: &mut Session| session.start_lane("libvirt-agent");
         self.control.call(wait, start).await
     }
@@ -181,7 +180,7 @@ impl Connection {
         &self,
         options: QueueOptions<Arrival>,
     ) -> Result<Subscription, Error> {
-        let wait = self.within(Phase::Subscription, self.call_timeout);
+        let wait = self.within(Phase::Subscription, self.config.subscribe_within());
         let subscribe = move |session: &mut Session| session.subscribe(options);
         self.control.call(wait, subscribe).await
     }
@@ -191,7 +190,10 @@ impl Connection {
         let mut closed = self.shared.closed.subscribe();
         self.shared.end(EndCause::UserClosed);
         self.control.jobs().stop();
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed.wait_for(|closed| *closed)).await;
+        tokio::select! {
+            _ = closed.wait_for(|closed| *closed) => {}
+            () = sleep_until(deadline(self.config.close_within(CLOSE_TIMEOUT))) => {}
+        }
     }
 
     fn within(&self, phase: Phase, timeout: Option<Duration>) -> Wait {

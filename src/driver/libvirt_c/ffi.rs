@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::callbacks::{self, Callback, RawEvent, find, guarded, remove};
 use crate::error::{Error, LibvirtError};
-use crate::libvirt::Domain;
+use crate::objects::Domain;
 use crate::qmp::EventDomain;
 
 type Result<T> = std::result::Result<T, Error>;

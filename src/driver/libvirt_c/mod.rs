@@ -25,10 +25,11 @@ use super::{finish, refuse_oob};
 use crate::config::Config;
 use crate::connection::deadline;
 use crate::error::{Error, Phase};
-use crate::libvirt::{Domain, DomainKey};
+use crate::libvirt::DomainKey;
 use crate::monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell,
 };
+use crate::objects::Domain;
 use crate::protocol::remote::STRING_MAX;
 use crate::qmp::{CommandError, RawCommand};
 use crate::queue::QueueOptions;

@@ -2,27 +2,64 @@
 //! connection, error and `address`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::pin::Pin;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use tokio::net::unix::pipe;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, ToSocketAddrs, UnixStream, lookup_host};
 
 use super::address::QmpAddress;
 use crate::connection::Deadline;
-use crate::dial::{over_tcp, retried, tcp, unix};
+use crate::dial::{failed, over_tcp, retried, tcp, unix, within};
 use crate::error::Error;
 use crate::transport::Transport;
 
-/// Connects to `address` by `deadline`.
-pub(super) async fn connect(address: &QmpAddress, deadline: Deadline) -> Result<Transport, Error> {
-    let target = address.target();
-    match address {
-        QmpAddress::Unix(path) => unix(path, deadline).await,
-        QmpAddress::Tcp { host, port } => tcp(target, (host.as_str(), *port), deadline).await,
-        QmpAddress::Pipe(path) => pipes(path, deadline).await,
+/// A way to QEMU that can be gone more than once.
+pub(super) enum Way {
+    Address(QmpAddress),
+    /// What a name meant once, and how errors call it.
+    Addresses(String, Vec<SocketAddr>),
+    /// What the user knows.
+    Function(Connect),
+}
+
+/// A function of the user's that connects.
+pub(super) type Connect = Box<dyn Fn() -> Connecting + Send + Sync>;
+
+pub(super) type Connecting = Pin<Box<dyn Future<Output = io::Result<Transport>> + Send>>;
+
+impl Way {
+    /// What `addr` means now, found by `deadline`.
+    pub(super) async fn resolved(
+        target: String,
+        addr: impl ToSocketAddrs,
+        deadline: Deadline,
+    ) -> Result<Self, Error> {
+        let found = within(deadline, lookup_host(addr)).await;
+        match found {
+            Ok(addresses) => Ok(Way::Addresses(target, addresses.collect())),
+            Err(error) => Err(failed(target, error)),
+        }
+    }
+
+    /// Connects by `deadline`.
+    pub(super) async fn connect(&self, deadline: Deadline) -> Result<Transport, Error> {
+        match self {
+            Way::Address(QmpAddress::Unix(path)) => unix(path, deadline).await,
+            Way::Address(address @ QmpAddress::Tcp { host, port }) => {
+                tcp(address.target(), (host.as_str(), *port), deadline).await
+            }
+            Way::Address(QmpAddress::Pipe(path)) => pipes(path, deadline).await,
+            Way::Addresses(target, addresses) => {
+                tcp(target.clone(), addresses.as_slice(), deadline).await
+            }
+            Way::Function(connect) => within(deadline, connect())
+                .await
+                .map_err(|error| failed("QEMU by a function".to_owned(), error)),
+        }
     }
 }
 
@@ -53,10 +90,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// Takes over a descriptor that is a connected stream socket.
 pub(super) fn from_fd(fd: OwnedFd) -> Result<Transport, Error> {
     let target = format!("file descriptor {}", fd.as_raw_fd());
-    socket(fd).map_err(|error| Error::Connect {
-        target,
-        source: Arc::new(error),
-    })
+    socket(fd).map_err(|error| failed(target, error))
 }
 
 fn socket(fd: OwnedFd) -> io::Result<Transport> {

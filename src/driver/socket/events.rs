@@ -1,107 +1,21 @@
-//! The events of a QMP connection on their way from the task that reads them to the streams. Imports queue, qmp, monitor, error,
-//! `session` and the drivers' `fanout`.
+//! One stream of the events of a QMP monitor. Imports queue, qmp, monitor, error and `line`.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use futures_core::Stream;
 
-use super::super::fanout::Fanout;
-use super::session::Session;
+use super::line::Line;
 use crate::error::{EndCause, Error};
 use crate::monitor::EventOptions;
-use crate::qmp::{self, Event};
-use crate::queue::{EventQueue, Item, QueueOptions, Taken};
-
-/// The queues that each event goes to.
-pub(super) struct Subscribers {
-    /// Items that a queue holds.
-    limit: usize,
-    fanout: Fanout<Bytes>,
-    /// Holds the events from the handshake on, for the first stream.
-    first: Mutex<Option<Arc<EventQueue>>>,
-}
-
-impl Subscribers {
-    pub(super) fn new(limit: usize) -> Self {
-        let fanout = Fanout::default();
-        let first = fanout.add(QueueOptions::new(limit));
-        Subscribers {
-            limit,
-            fanout,
-            first: Mutex::new(Some(first)),
-        }
-    }
-
-    /// Gives every queue its copy of an event.
-    pub(super) fn push(&self, message: &Bytes) {
-        // A copy of the event alone. What was read is a slice of the read buffer, which may hold a reply of many megabytes
-        // and would stay in memory for as long as the event waits.
-        self.fanout.push(|| Bytes::copy_from_slice(message));
-    }
-
-    /// Ends every queue with `cause`, and those of later streams too.
-    pub(super) fn end(&self, cause: &Arc<EndCause>) {
-        self.fanout.end(cause);
-    }
-
-    fn add(&self) -> Arc<EventQueue> {
-        let first = self.take_first();
-        first.unwrap_or_else(|| self.fanout.add(QueueOptions::new(self.limit)))
-    }
-
-    /// A queue of its own bound and filter, which the events kept so far go through too where it is the first.
-    fn add_with(&self, options: &EventOptions) -> Arc<EventQueue> {
-        let options = self.queue_options(options);
-        match self.take_first() {
-            Some(first) => self.fanout.replace(&first, options),
-            None => self.fanout.add(options),
-        }
-    }
-
-    /// A queue that leaves the events kept so far to another stream. Where all of them came after the call that wants it,
-    /// because it had to connect first, it begins with a copy of them.
-    fn add_from_now(&self, options: &EventOptions, connected_before: bool) -> Arc<EventQueue> {
-        let options = self.queue_options(options);
-        match &*self.first() {
-            Some(first) if !connected_before => self.fanout.add_copy(first, options),
-            _ => self.fanout.add(options),
-        }
-    }
-
-    fn take_first(&self) -> Option<Arc<EventQueue>> {
-        self.first().take()
-    }
-
-    fn first(&self) -> MutexGuard<'_, Option<Arc<EventQueue>>> {
-        // Nothing panics under this lock.
-        self.first.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn queue_options(&self, options: &EventOptions) -> QueueOptions<Bytes> {
-        let mut queue = QueueOptions::new(options.queue.unwrap_or(self.limit));
-        queue.overflow = options.overflow;
-        if !options.filter.is_any() {
-            let filter = options.filter.clone();
-            queue.accept = Some(Arc::new(move |message: &Bytes| {
-                // What has no name that can be read is not hidden: the stream says so.
-                qmp::event_name(message).is_none_or(|name| filter.may_match(&name))
-            }));
-        }
-        queue
-    }
-
-    fn remove(&self, queue: &Arc<EventQueue>) {
-        self.fanout.remove(queue);
-    }
-}
+use crate::qmp::Event;
+use crate::queue::{EventQueue, Item, Taken};
 
 /// The events of one stream.
 pub(super) struct SocketEvents {
     /// Keeps the connection open; none once the stream has ended.
-    session: Option<Arc<Session>>,
+    line: Option<Arc<Line>>,
     queue: Arc<EventQueue>,
     taken: Taken,
     /// QEMU has said that it is going.
@@ -109,28 +23,28 @@ pub(super) struct SocketEvents {
 }
 
 impl SocketEvents {
-    pub(super) fn new(session: Arc<Session>) -> Self {
-        let queue = session.subscribers().add();
-        SocketEvents::over(session, queue)
+    pub(super) fn new(line: Arc<Line>) -> Self {
+        let queue = line.subscribers().add();
+        SocketEvents::over(line, queue)
     }
 
     /// The events that `options` let through by their name. `connected_before`: whether the connection is older than the call.
     pub(super) fn with_options(
-        session: Arc<Session>,
+        line: Arc<Line>,
         options: &EventOptions,
         connected_before: bool,
     ) -> Self {
-        let subscribers = session.subscribers();
+        let subscribers = line.subscribers();
         let queue = match options.from_now {
             true => subscribers.add_from_now(options, connected_before),
             false => subscribers.add_with(options),
         };
-        SocketEvents::over(session, queue)
+        SocketEvents::over(line, queue)
     }
 
-    fn over(session: Arc<Session>, queue: Arc<EventQueue>) -> Self {
+    fn over(line: Arc<Line>, queue: Arc<EventQueue>) -> Self {
         SocketEvents {
-            session: Some(session),
+            line: Some(line),
             queue,
             taken: Taken::default(),
             shut_down: false,
@@ -161,8 +75,8 @@ impl SocketEvents {
     }
 
     fn leave(&mut self) {
-        if let Some(session) = self.session.take() {
-            session.subscribers().remove(&self.queue);
+        if let Some(line) = self.line.take() {
+            line.subscribers().remove(&self.queue);
         }
     }
 }
@@ -177,7 +91,7 @@ impl Stream for SocketEvents {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        if this.session.is_none() {
+        if this.line.is_none() {
             return Poll::Ready(None);
         }
         let item = match this.queue.poll_next(&mut this.taken, cx) {
@@ -187,7 +101,11 @@ impl Stream for SocketEvents {
         Poll::Ready(match item {
             Item::Event(message) => Some(this.decode(&message)),
             Item::Lost(number) => Some(Err(Error::EventsLost(number))),
-            Item::Gap(cause) => Some(Err(Error::Gap { cause })),
+            Item::Gap(cause) => {
+                // It may be another QEMU now.
+                this.shut_down = false;
+                Some(Err(Error::Gap { cause }))
+            }
             Item::Failed(error) => {
                 this.leave();
                 Some(Err(error))
@@ -200,21 +118,5 @@ impl Stream for SocketEvents {
 impl Drop for SocketEvents {
     fn drop(&mut self) {
         self.leave();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_that_waits_does_not_keep_the_read_buffer() {
-        let buffer = Bytes::from(vec![b' '; 1 << 20]);
-        let subscribers = Subscribers::new(2);
-        let later = subscribers.add();
-        subscribers.push(&buffer.slice(..100));
-        subscribers.end(&Arc::new(EndCause::PeerClosed));
-        assert!(buffer.is_unique());
-        drop(later);
     }
 }

@@ -63,6 +63,10 @@ enum Listening {
 
 impl QmpListener {
     pub(super) async fn bind(address: QmpAddress, config: Config) -> Result<Self, Error> {
+        if config.reconnect.is_some() {
+            let what = "Config::reconnect with a listener: QEMU connects again by itself, and each accept gives a new monitor";
+            return Err(Error::Unsupported(what.to_owned()));
+        }
         let target = address.target();
         let bound = match address {
             QmpAddress::Unix(path) => bind_unix(&path).await,
@@ -108,7 +112,7 @@ impl QmpListener {
             accepted = self.next() => accepted.map_err(|error| failed(self.address.target(), error))?,
             () = sleep_until(deadline) => return Err(silent(Phase::Accept, deadline)),
         };
-        Ok(SocketMonitor::over(stream, self.config.clone()))
+        Ok(SocketMonitor::over(stream, self.config.clone(), None))
     }
 
     async fn next(&self) -> io::Result<Transport> {

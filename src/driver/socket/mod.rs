@@ -1,32 +1,42 @@
-//! The monitor on QEMU's own QMP socket: what its user sees. The connection itself is in `session`, its events in `events`,
-//! the ways to QEMU in `dial` and `listen`. May import anything below the drivers.
+//! The monitor on QEMU's own QMP socket: what its user sees. One connection is in `session`, what goes on from one to the next
+//! in `line` and `outlet`, an event stream in `events`, the ways to QEMU in `dial` and `listen`. May import anything below
+//! the drivers.
 
 mod address;
 mod dial;
 mod events;
+mod line;
 mod listen;
+mod outlet;
 mod session;
 
 use std::fmt;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::ToSocketAddrs;
 use tokio::process::Child;
+use tokio::sync::watch;
 
 use super::{Link, duplicate, finish, refuse_oob};
 use crate::config::{Config, Handshake};
 use crate::connection::{Deadline, deadline, sleep_until};
-use crate::dial::{ChildStream, tcp, unix};
-use crate::error::{Error, Phase};
+use crate::dial::ChildStream;
+use crate::error::{EndCause, Error, Phase};
 use crate::inflight::{Files, Ride};
 use crate::monitor::{EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell};
 use crate::qmp::{Greeting, RawCommand};
+use crate::reconnect::ConnectionState;
 use crate::transport::Transport;
-use session::{Ids, Session, silent};
+use dial::Way;
+use events::SocketEvents;
+use line::{Kept, Line, cannot_reconnect};
+use outlet::Outlet;
+use session::{Ids, Session, call_deadline, silent};
 
 pub use address::{QmpAddress, QmpAddressError};
 pub use listen::QmpListener;
@@ -97,11 +107,32 @@ pub use listen::QmpListener;
 ///
 /// A stream ends by itself where QEMU closes the connection after its event `SHUTDOWN`; any other end is an error, the last
 /// item of the stream.
+///
+/// # Reconnecting
+///
+/// With [`Config::reconnect`] a monitor made by [`unix`](SocketMonitor::unix_with_config),
+/// [`tcp`](SocketMonitor::tcp_with_config), [`dial`](SocketMonitor::dial) or [`open_with`](SocketMonitor::open_with)
+/// connects again after a loss, with greeting and capabilities. The rules are those of [`Config::reconnect`], and:
+///
+/// - Every QEMU that answers at the same place is taken, also one that was started anew: a guest that ends is a loss like any
+///   other, even after `SHUTDOWN`. [`Backoff::give_up_after`](crate::Backoff::give_up_after) says how long nobody need be there.
+///   The streams then end with an error that says so ([`EndCause::GaveUp`]).
+/// - The first connection is tried once: [`connect`](Monitor::connect) fails as it does otherwise, and the failure stays.
+/// - No greeting, because another client has the socket, is a try that failed, after [`Config::greeting_timeout`].
+/// - An event stream can be made at any time, and waits for nothing. The events kept for the first one have the
+///   [`Error::Gap`] among them.
+/// - A name is looked up again by `dial`; `tcp` keeps the addresses that it found.
+/// - With [`Handshake::GreetingOnly`] the user negotiates again after each gap, and before that QEMU refuses commands. With
+///   [`Handshake::None`] a socket that is connected is all that is asked for.
+///
+/// Over a stream, a child or a descriptor that was handed in, and named pipes, it is [`Error::Unsupported`], with
+/// [`new`](SocketMonitor::with_config) on first use. A [`QmpListener`] refuses it too: QEMU connects again by itself, with
+/// `reconnect=1`, and each [`accept`](QmpListener::accept) gives a new monitor.
 pub struct SocketMonitor {
-    link: Link<Arc<Session>>,
-    config: Config,
-    ids: Arc<Ids>,
-    schema: SchemaCell,
+    link: Link<Arc<Line>>,
+    kept: Kept,
+    /// How to connect again, until the first connection is made; none where nobody can.
+    way: Mutex<Option<Way>>,
 }
 
 impl SocketMonitor {
@@ -118,16 +149,26 @@ impl SocketMonitor {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        SocketMonitor::over(Transport::new(conn), config)
+        SocketMonitor::over(Transport::new(conn), config, None)
     }
 
-    fn over(stream: Transport, config: Config) -> Self {
+    /// `way` is how to connect again, where that is known.
+    fn over(stream: Transport, config: Config, way: Option<Way>) -> Self {
         SocketMonitor {
             link: Link::over(stream),
-            config,
-            ids: Arc::new(Ids::new()),
-            schema: SchemaCell::new(),
+            kept: Kept {
+                ids: Arc::new(Ids::new()),
+                outlet: Arc::new(Outlet::new(config.event_queue)),
+                schema: Arc::new(SchemaCell::new()),
+                config,
+            },
+            way: Mutex::new(way),
         }
+    }
+
+    async fn by(way: Way, config: Config, deadline: Deadline) -> Result<Self, Error> {
+        let stream = way.connect(deadline).await?;
+        Ok(SocketMonitor::over(stream, config, Some(way)))
     }
 
     /// Connects to the unix socket at `path` (`-qmp unix:PATH,server=on`). The handshake follows on first use.
@@ -155,8 +196,7 @@ impl SocketMonitor {
     ///
     /// That of [`SocketMonitor::unix`].
     pub async fn unix_with_config(path: impl AsRef<Path>, config: Config) -> Result<Self, Error> {
-        let stream = unix(path.as_ref(), deadline(config.connect_timeout)).await?;
-        Ok(SocketMonitor::over(stream, config))
+        SocketMonitor::dial(path.as_ref(), config).await
     }
 
     /// Connects to `addr` (`-qmp tcp:HOST:PORT,server=on`). The handshake follows on first use.
@@ -187,28 +227,72 @@ impl SocketMonitor {
         addr: impl ToSocketAddrs + fmt::Debug,
         config: Config,
     ) -> Result<Self, Error> {
-        let target = format!("{addr:?}");
-        let stream = tcp(target, addr, deadline(config.connect_timeout)).await?;
-        Ok(SocketMonitor::over(stream, config))
+        let deadline = deadline(config.dial_within());
+        let way = Way::resolved(format!("{addr:?}"), addr, deadline).await?;
+        SocketMonitor::by(way, config, deadline).await
     }
 
     /// Connects to `address`, of any kind. The handshake follows on first use.
     ///
     /// For [`QmpAddress::Pipe`] the pipes `PATH.in` and `PATH.out` must exist (`mkfifo`); QEMU may open them later, within
-    /// [`Config::connect_timeout`]. It greets once, when it starts, and the first to read gets that: whoever comes later
+    /// [`Config::dial_timeout`]. It greets once, when it starts, and the first to read gets that: whoever comes later
     /// wants [`Handshake::None`].
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] with the system's reason, or where it takes longer than [`Config::connect_timeout`]: see
-    /// [`Error::is_timeout`].
+    /// [`Error::Connect`] with the system's reason, or where it takes longer than [`Config::dial_timeout`]: see
+    /// [`Error::is_timeout`]. [`Error::Unsupported`] for a pipe with [`Config::reconnect`].
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes what was opened.
     pub async fn dial(address: impl Into<QmpAddress>, config: Config) -> Result<Self, Error> {
-        let stream = dial::connect(&address.into(), deadline(config.connect_timeout)).await?;
-        Ok(SocketMonitor::over(stream, config))
+        let address = address.into();
+        if matches!(address, QmpAddress::Pipe(_)) && config.reconnect.is_some() {
+            return Err(cannot_reconnect(
+                "named pipes, on which QEMU greets but once",
+            ));
+        }
+        let deadline = deadline(config.dial_within());
+        SocketMonitor::by(Way::Address(address), config, deadline).await
+    }
+
+    /// Connects by `connect`, which leads to QEMU in a way of its own, such as TLS. The handshake follows on first use. With
+    /// [`Config::reconnect`] it is called again for each try to make a lost connection again.
+    ///
+    /// What it fails with is [`Error::Connect`], and is tried again. It must not block.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), libvirt_qmp::Error> {
+    /// use libvirt_qmp::{Backoff, Config, SocketMonitor};
+    /// use tokio::net::UnixStream;
+    ///
+    /// let config = Config::new().reconnect(Backoff::new());
+    /// let monitor = SocketMonitor::open_with(|| UnixStream::connect("/run/my/tunnel"), config).await?;
+    /// # let _ = monitor;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connect`] where `connect` fails, of kind [`TimedOut`](std::io::ErrorKind::TimedOut) where it takes longer than
+    /// [`Config::dial_timeout`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops that of `connect`.
+    pub async fn open_with<F, A, T>(connect: F, config: Config) -> Result<Self, Error>
+    where
+        F: Fn() -> A + Send + Sync + 'static,
+        A: Future<Output = io::Result<T>> + Send + 'static,
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let way = Way::Function(Box::new(move || {
+            let connecting = connect();
+            Box::pin(async { Ok(Transport::new(connecting.await?)) })
+        }));
+        let deadline = deadline(config.dial_within());
+        SocketMonitor::by(way, config, deadline).await
     }
 
     /// Binds `address`, for a QEMU that connects to it: a path, a socket address (port 0 lets the system choose), or any
@@ -220,7 +304,7 @@ impl SocketMonitor {
     /// # Errors
     ///
     /// [`Error::Listen`] with the system's reason, and where somebody listens at the path or a file is there that is no
-    /// socket; [`Error::Unsupported`] for a pipe.
+    /// socket; [`Error::Unsupported`] for a pipe, and with [`Config::reconnect`].
     ///
     /// # Cancel safety
     ///
@@ -256,7 +340,8 @@ impl SocketMonitor {
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] where one of the two is not piped. The child is killed then.
+    /// [`Error::Connect`] where one of the two is not piped; [`Error::Unsupported`] with [`Config::reconnect`]. The child is
+    /// killed then.
     pub fn stdio(child: Child) -> Result<Self, Error> {
         SocketMonitor::stdio_with_config(child, Config::new())
     }
@@ -267,7 +352,11 @@ impl SocketMonitor {
     ///
     /// Those of [`SocketMonitor::stdio`].
     pub fn stdio_with_config(child: Child, config: Config) -> Result<Self, Error> {
-        Ok(SocketMonitor::with_config(ChildStream::new(child)?, config))
+        let stream = ChildStream::new(child)?;
+        if config.reconnect.is_some() {
+            return Err(cannot_reconnect("a child's standard input and output"));
+        }
+        Ok(SocketMonitor::with_config(stream, config))
     }
 
     /// A monitor over `fd`, a connected unix or TCP socket: inherited, or one end of a pair whose other end QEMU has
@@ -277,7 +366,7 @@ impl SocketMonitor {
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] where it is no such socket.
+    /// [`Error::Connect`] where it is no such socket; [`Error::Unsupported`] with [`Config::reconnect`].
     ///
     /// # Panics
     ///
@@ -296,10 +385,14 @@ impl SocketMonitor {
     ///
     /// As [`SocketMonitor::from_fd`].
     pub fn from_fd_with_config(fd: OwnedFd, config: Config) -> Result<Self, Error> {
-        Ok(SocketMonitor::over(dial::from_fd(fd)?, config))
+        if config.reconnect.is_some() {
+            return Err(cannot_reconnect("a descriptor"));
+        }
+        Ok(SocketMonitor::over(dial::from_fd(fd)?, config, None))
     }
 
-    /// What QEMU said first: its version and the capabilities it offers. Connects where nobody has.
+    /// What the QEMU said first that is there now: its version and the capabilities it offers. Connects where nobody has, and
+    /// waits while a lost connection is made again, as long as a call does.
     ///
     /// # Errors
     ///
@@ -308,29 +401,58 @@ impl SocketMonitor {
     /// # Cancel safety
     ///
     /// Dropping the future does no harm.
-    pub async fn greeting(&self) -> Result<&Greeting, Error> {
-        if self.config.handshake == Handshake::None {
+    pub async fn greeting(&self) -> Result<Greeting, Error> {
+        if self.kept.config.handshake == Handshake::None {
             let what = "a greeting: this monitor was told that there is none";
             return Err(Error::Unsupported(what.to_owned()));
         }
         // Every other handshake begins with one.
-        self.session().await?.greeting().ok_or(Error::Closed)
+        let session = self.session().await?;
+        session.greeting().cloned().ok_or(Error::Closed)
     }
 
-    async fn session(&self) -> Result<&Arc<Session>, Error> {
+    /// What the monitor is doing now, and from now on. It says [`Connected`](ConnectionState::Connected) once commands can
+    /// be sent, and [`Closed`](ConnectionState::Closed) when everybody has been told of the end. Connecting begins with the
+    /// first use, not by this.
+    pub fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.kept.outlet.state.subscribe()
+    }
+
+    /// Waits until the monitor is over, and says why: for ever where nobody uses it or ends it. A connection that is lost
+    /// and made again ([`Config::reconnect`]) is not over. Where the handshake failed, the cause is
+    /// [`EndCause::UserClosed`] unless the peer ended it: the error of [`connect`](Monitor::connect) says more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future only stops waiting.
+    pub async fn closed(&self) -> Arc<EndCause> {
+        self.kept.outlet.closed().await
+    }
+
+    /// The line, opened where this is the first use.
+    async fn line(&self) -> Result<&Arc<Line>, Error> {
         self.link
-            .session(|stream| Session::open(stream, self.config.clone(), self.ids.clone()))
+            .session(|stream| {
+                let mut way = self.way.lock().unwrap_or_else(PoisonError::into_inner);
+                Line::open(stream, self.kept.clone(), way.take())
+            })
             .await
     }
 
-    /// The session, connected within `own` where the call has such a deadline.
-    async fn session_within(&self, own: Option<Deadline>) -> Result<&Arc<Session>, Error> {
+    /// The line, connected within `own` where the call has such a deadline.
+    async fn line_within(&self, own: Option<Deadline>) -> Result<&Arc<Line>, Error> {
         let own = own.flatten();
         tokio::select! {
             biased;
-            session = self.session() => session,
+            line = self.line() => line,
             () = sleep_until(own) => Err(silent(Phase::Handshake, own)),
         }
+    }
+
+    /// The present session, waited for as long as a call may take where it is made again.
+    async fn session(&self) -> Result<Arc<Session>, Error> {
+        let line = self.line().await?;
+        line.session(deadline(self.kept.config.call_timeout)).await
     }
 
     async fn run_command(&self, text: &[u8], options: RunOptions<'_>) -> Result<Bytes, Error> {
@@ -338,21 +460,23 @@ impl SocketMonitor {
         let command = RawCommand::parse(text)?;
         self.check(&command, &options)?;
         let user_id = command.user_id();
-        let mut call = self.ids.encode(&command)?;
+        let mut call = self.kept.ids.encode(&command)?;
         if !options.files.is_empty() {
             let files = duplicate(options.files)?;
             let ride = Ride::First;
             call.files = Some(Box::new(Files { files, ride }));
         }
-        let session = match self.link.opened() {
-            Some(_) => self.session().await?,
+        let line = match self.link.opened() {
+            Some(_) => self.line().await?,
             // Boxed, for it is rare, and every command's future would have room for it.
-            None => Box::pin(self.session_within(own)).await?,
+            None => Box::pin(self.line_within(own)).await?,
         };
+        let deadline = own.unwrap_or_else(|| call_deadline(&call, self.kept.config.call_timeout));
+        let session = line.session(deadline).await?;
         if call.ahead && !session.oob() {
             refuse_oob(&command)?;
         }
-        let reply = session.call(call, own, self.config.call_timeout).await?;
+        let reply = session.call(call, deadline).await?;
         let reply = finish(reply, user_id, text)?;
         session.has_run(text);
         Ok(reply)
@@ -360,7 +484,7 @@ impl SocketMonitor {
 
     /// Refuses what cannot be sent, before there is a connection.
     fn check(&self, command: &RawCommand<'_>, options: &RunOptions<'_>) -> Result<(), Error> {
-        if !self.config.oob {
+        if !self.kept.config.oob {
             refuse_oob(command)?;
         }
         let what = match options.files.len() {
@@ -374,21 +498,22 @@ impl SocketMonitor {
     }
 
     async fn subscribe(&self) -> Result<EventStream, Error> {
-        let session = self.session().await?;
-        Ok(EventStream::new(session.subscribe()))
+        let line = self.line().await?;
+        Ok(EventStream::new(SocketEvents::new(line.clone())))
     }
 
     async fn subscribe_with(&self, options: EventOptions) -> Result<EventStream, Error> {
         let connected_before = self.link.opened().is_some();
-        let session = self.session().await?;
-        let events = EventStream::new(session.subscribe_with(&options, connected_before));
+        let line = self.line().await?.clone();
+        let events = SocketEvents::with_options(line, &options, connected_before);
         // The queue knows names only; predicates are asked here.
-        Ok(events.filtered(options.filter))
+        Ok(EventStream::new(events).filtered(options.filter))
     }
 
     async fn end(&self) -> Result<(), Error> {
-        if let Some(session) = self.link.close() {
-            session.close().await;
+        match self.link.close() {
+            Some(line) => line.close().await,
+            None => self.kept.outlet.end(&Arc::new(EndCause::UserClosed)),
         }
         Ok(())
     }
@@ -396,7 +521,7 @@ impl SocketMonitor {
 
 impl Monitor for SocketMonitor {
     fn connect(&self) -> MonitorFuture<'_, ()> {
-        Box::pin(async { self.session().await.map(|_| ()) })
+        Box::pin(async { self.session().await.map(drop) })
     }
 
     fn disconnect(&self) -> MonitorFuture<'_, ()> {
@@ -424,7 +549,7 @@ impl Monitor for SocketMonitor {
     }
 
     fn schema_cell(&self) -> Option<&SchemaCell> {
-        Some(&self.schema)
+        Some(&self.kept.schema)
     }
 }
 

@@ -1,16 +1,16 @@
 //! One connection to a QMP server: its task, the handshake, and whose answer each message is. Imports connection, transport,
-//! inflight, qmp, monitor, error and `events`.
+//! inflight, qmp, config, error and `outlet`.
 //!
-//! One task owns the socket. Every command carries an id made of a prefix that no earlier client had and a number, and
-//! replies are matched by it: QEMU still answers the commands of an earlier client to the present one. Events may come at any
-//! time, before the greeting even.
+//! One task owns the socket. Every command carries an id made of a prefix that no earlier client had and a number that no
+//! earlier connection of this client had, and replies are matched by it: QEMU still answers the commands of an earlier
+//! connection to the present one. Events may come at any time, before the greeting even.
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,15 +20,14 @@ use tokio_util::codec::FramedRead;
 use tracing::{debug, trace};
 
 use super::super::finish;
-use super::events::{SocketEvents, Subscribers};
+use super::outlet::Outlet;
 use crate::config::{Config, Handshake};
 use crate::connection::{
-    CallOptions, Connection, Deadline, Encoded, Limits, deadline, let_others_run, sleep_until,
-    spawn, timed_out,
+    CallOptions, Connection, Deadline, Encoded, Limits, Steps, deadline, let_others_run,
+    sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::{Found, Progress, Waiter};
-use crate::monitor::EventOptions;
 use crate::qmp::{
     CommandError, FrameDecoder, FrameError, Greeting, Kind, MAX_MESSAGE, Message, RawCommand,
 };
@@ -52,9 +51,6 @@ const CAPABILITIES_WITH_OOB: &[u8] =
 /// The capability that makes out-of-band commands possible.
 const OOB: &str = "oob";
 
-/// The serial of the first call on a connection, which negotiates capabilities.
-const NEGOTIATION: u32 = 0;
-
 /// A connection after its handshake. Dropping it ends the task and closes the socket.
 pub(super) struct Session {
     closer: Closer,
@@ -77,45 +73,89 @@ impl Drop for Closer {
 struct Shared {
     connection: Connection<Bytes, Infallible>,
     ids: Arc<Ids>,
-    subscribers: Subscribers,
-    /// Whether the first command is our own `qmp_capabilities`.
-    negotiates: bool,
+    outlet: Arc<Outlet>,
+    handshake: Handshake,
+    /// The serial of the first call, which negotiates capabilities where the handshake does.
+    first: u32,
+    /// How the connection before was lost, where this one takes its place.
+    replaces: Option<Arc<EndCause>>,
+    /// Whether the end of this connection is that of the monitor.
+    only: bool,
     /// Bytes that one message may have.
     max_message: usize,
 }
 
+/// What to open a session with.
+pub(super) struct Opening<'a> {
+    pub(super) config: &'a Config,
+    pub(super) ids: &'a Arc<Ids>,
+    pub(super) outlet: &'a Arc<Outlet>,
+    /// How the connection before was lost, where there was one.
+    pub(super) replaces: Option<Arc<EndCause>>,
+    /// The time for the handshake, and for what was done before.
+    pub(super) steps: Steps,
+}
+
+/// What remains of a session when it has ended.
+pub(super) struct Remains(Arc<Shared>);
+
+impl Remains {
+    /// Waits until it has ended and everybody on it has been told.
+    pub(super) async fn closed(&self) -> Arc<EndCause> {
+        self.0.connection.closed().await
+    }
+
+    /// Makes the serials of later sessions begin after those of this one.
+    pub(super) fn pass_serials_on(&self) {
+        let Shared {
+            ids, connection, ..
+        } = &*self.0;
+        ids.next_serial
+            .store(connection.calls.next_serial(), Ordering::Relaxed);
+    }
+}
+
 impl Session {
     /// Starts the task over `io` and does the handshake, as far as it is wanted: greeting, then capabilities.
-    pub(super) async fn open(
-        io: Transport,
-        config: Config,
-        ids: Arc<Ids>,
-    ) -> Result<Arc<Self>, Error> {
+    pub(super) async fn open(io: Transport, opening: Opening<'_>) -> Result<Arc<Self>, Error> {
+        let Opening { config, ids, .. } = opening;
+        // Nothing is called before the handshake has succeeded but its own one command.
+        let first = ids.next_serial.load(Ordering::Relaxed);
+        ids.next_serial
+            .store(first.wrapping_add(1), Ordering::Relaxed);
+        let in_flight = config.max_in_flight.min(MAX_IN_FLIGHT);
         let shared = Arc::new(Shared {
-            connection: Connection::new(config.max_in_flight.min(MAX_IN_FLIGHT)),
-            ids,
-            subscribers: Subscribers::new(config.event_queue),
-            negotiates: config.handshake == Handshake::Full,
+            connection: Connection::starting_at(in_flight, first),
+            ids: ids.clone(),
+            outlet: opening.outlet.clone(),
+            handshake: config.handshake,
+            first,
+            replaces: opening.replaces,
+            only: config.reconnect.is_none(),
             max_message: config.max_message,
         });
         let (greeted, greeting) = oneshot::channel();
         spawn(run(io, shared.clone(), greeted), {
             let shared = shared.clone();
             move || {
-                let tell = |cause: &Arc<EndCause>| shared.subscribers.end(cause);
+                let tell = |cause: &Arc<EndCause>| shared.tell_end(cause);
                 shared.connection.finish(EndCause::RuntimeGone, tell);
             }
         });
         let closer = Closer(shared);
-        let shared = &closer.0;
-        let deadline = deadline(config.connect_timeout);
+        let (shared, mut steps) = (&closer.0, opening.steps);
         let mut oob = false;
         let greeting = match config.handshake {
             Handshake::None => None,
-            Handshake::GreetingOnly => Some(shared.greeting(greeting, deadline).await?),
+            Handshake::GreetingOnly => {
+                let deadline = steps.next(config.timeouts.greeting);
+                Some(shared.greeting(greeting, deadline).await?)
+            }
             Handshake::Full => {
+                let deadline = steps.next(config.timeouts.greeting);
                 let greeting = shared.greeting(greeting, deadline).await?;
                 oob = config.oob && greeting.offers(OOB);
+                let deadline = steps.next(config.timeouts.negotiation);
                 shared.negotiate(oob, deadline).await?;
                 Some(greeting)
             }
@@ -138,23 +178,13 @@ impl Session {
 
     /// Takes note of what the user has negotiated by `command`, which succeeded.
     pub(super) fn has_run(&self, command: &[u8]) {
-        if !self.closer.0.negotiates && enables_oob(command) {
+        if self.closer.0.handshake != Handshake::Full && enables_oob(command) {
             self.oob.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Sends a command and waits for its reply: until `own` deadline, or for `timeout` and what the command's size adds to it.
-    pub(super) async fn call(
-        &self,
-        call: Encoded,
-        own: Option<Deadline>,
-        timeout: Option<Duration>,
-    ) -> Result<Bytes, Error> {
-        let deadline = own.unwrap_or_else(|| {
-            let length = u32::try_from(call.bytes.len()).unwrap_or(u32::MAX);
-            let grace = PER_BYTE.saturating_mul(length);
-            deadline(timeout.map(|timeout| timeout.saturating_add(grace)))
-        });
+    /// Sends a command and waits for its reply.
+    pub(super) async fn call(&self, call: Encoded, deadline: Deadline) -> Result<Bytes, Error> {
         let options = CallOptions {
             phase: Phase::Reply,
             deadline,
@@ -169,20 +199,14 @@ impl Session {
         self.closer.0.connection.send(call, &options).await
     }
 
-    pub(super) fn subscribe(self: &Arc<Self>) -> SocketEvents {
-        SocketEvents::new(self.clone())
+    /// Why it has ended, if it has.
+    pub(super) fn ended(&self) -> Option<Arc<EndCause>> {
+        self.closer.0.connection.ended()
     }
 
-    pub(super) fn subscribe_with(
-        self: &Arc<Self>,
-        options: &EventOptions,
-        connected_before: bool,
-    ) -> SocketEvents {
-        SocketEvents::with_options(self.clone(), options, connected_before)
-    }
-
-    pub(super) fn subscribers(&self) -> &Subscribers {
-        &self.closer.0.subscribers
+    /// What can be asked when it has ended. Does not keep it open.
+    pub(super) fn remains(&self) -> Remains {
+        Remains(self.closer.0.clone())
     }
 
     /// Ends the connection, and waits until everybody on it has been told.
@@ -191,6 +215,13 @@ impl Session {
         connection.close();
         connection.closed().await;
     }
+}
+
+/// The deadline of a call that begins now and has none of its own: `timeout`, and what its size adds to that.
+pub(super) fn call_deadline(call: &Encoded, timeout: Option<Duration>) -> Deadline {
+    let length = u32::try_from(call.bytes.len()).unwrap_or(u32::MAX);
+    let grace = PER_BYTE.saturating_mul(length);
+    deadline(timeout.map(|timeout| timeout.saturating_add(grace)))
 }
 
 /// The error of a phase of connecting that got no answer.
@@ -209,7 +240,7 @@ async fn run(io: Transport, shared: Arc<Shared>, greeted: oneshot::Sender<Greeti
     let shared = &*shared;
     let (read, write) = io.split();
     let read_loop = read_messages(read, shared, greeted);
-    let tell = |cause: &Arc<EndCause>| shared.subscribers.end(cause);
+    let tell = |cause: &Arc<EndCause>| shared.tell_end(cause);
     shared
         .connection
         .drive(read_loop, write, pending(), tell)
@@ -217,6 +248,13 @@ async fn run(io: Transport, shared: Arc<Shared>, greeted: oneshot::Sender<Greeti
 }
 
 impl Shared {
+    /// Where another connection takes the place of this one, nothing has ended.
+    fn tell_end(&self, cause: &Arc<EndCause>) {
+        if self.only {
+            self.outlet.end(cause);
+        }
+    }
+
     /// Waits for the greeting.
     async fn greeting(
         &self,
@@ -306,7 +344,18 @@ async fn read_messages(
 ) -> EndCause {
     let mut messages = FramedRead::new(read, FrameDecoder::new(shared.max_message));
     let mut greeted = Some(greeted);
-    let mut negotiated = !shared.negotiates;
+    let subscribers = &shared.outlet.subscribers;
+    let mut negotiated = shared.handshake != Handshake::Full;
+    // Told where this connection begins: before its first event, and before anybody hears that it is there.
+    let mut gap = shared.replaces.as_ref();
+    let mut begin = || {
+        if let Some(cause) = gap.take() {
+            subscribers.gap(cause);
+        }
+    };
+    if shared.handshake == Handshake::None {
+        begin();
+    }
     let mut turn = 0;
     loop {
         let bytes = match poll_fn(|cx| Pin::new(&mut messages).poll_next(cx)).await {
@@ -322,19 +371,32 @@ async fn read_messages(
         let kind = message.kind();
         trace!(target: "libvirt_qmp::qmp", ?kind, bytes = bytes.len(), "received");
         match kind {
-            Kind::Event => shared.subscribers.push(&bytes),
+            Kind::Event => {
+                begin();
+                subscribers.push(&bytes);
+            }
             // Before that it answers an earlier client: our one command so far is no syntax error.
             Kind::Error if message.id().is_none() && negotiated => shared.error_without_id(bytes),
             Kind::Return | Kind::Error => {
                 let serial = shared.ids.serial(&message);
-                negotiated |= serial == Some(NEGOTIATION);
+                if !negotiated && serial == Some(shared.first) {
+                    negotiated = true;
+                    if kind == Kind::Return {
+                        begin();
+                    }
+                }
                 shared.reply(bytes, serial);
             }
             Kind::Greeting => {
                 if let Some(greeted) = greeted.take() {
                     match Greeting::parse(&bytes) {
-                        // Nobody waits for it where connecting was given up.
-                        Ok(greeting) => drop(greeted.send(greeting)),
+                        Ok(greeting) => {
+                            if shared.handshake == Handshake::GreetingOnly {
+                                begin();
+                            }
+                            // Nobody waits for it where connecting was given up.
+                            drop(greeted.send(greeting));
+                        }
                         Err(error) => {
                             return EndCause::Protocol(format!("not a greeting of QEMU: {error}"));
                         }
@@ -369,9 +431,11 @@ fn enables_oob(command: &[u8]) -> bool {
     })
 }
 
-/// The ids of a connection's commands: strings of a prefix that no other client of the socket has, and a number.
+/// The ids of a monitor's commands: strings of a prefix that no other client of the socket has, and a number.
 pub(super) struct Ids {
     prefix: String,
+    /// Where the numbers of the next connection begin.
+    next_serial: AtomicU32,
 }
 
 impl Ids {
@@ -386,6 +450,7 @@ impl Ids {
         let random = RandomState::new().build_hasher().finish();
         Ids {
             prefix: format!("q{random:016x}-"),
+            next_serial: AtomicU32::new(0),
         }
     }
 
@@ -409,6 +474,7 @@ impl Ids {
             procedure: (0, 0),
             files: None,
             ahead: command.is_oob(),
+            announce: None,
         })
     }
 

@@ -9,7 +9,7 @@ use super::failure;
 use super::process::{Launcher, Output};
 use crate::connection::{Deadline, sleep_until};
 use crate::error::{Error, Phase};
-use crate::libvirt::Domain;
+use crate::objects::Domain;
 use crate::qmp::Version;
 
 /// Printed behind what is asked for, where that went well.

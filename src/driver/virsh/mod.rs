@@ -21,13 +21,14 @@ use serde_json::value::RawValue;
 
 use super::{finish, refuse_oob};
 use crate::config::Config;
-use crate::connection::{CallOptions, Deadline, Limits, deadline, sleep_until, timed_out};
+use crate::connection::{CallOptions, Deadline, Limits, Steps, deadline, sleep_until, timed_out};
 use crate::error::{Error, Phase};
 use crate::inflight::Progress;
-use crate::libvirt::{Domain, DomainKey};
+use crate::libvirt::DomainKey;
 use crate::monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell,
 };
+use crate::objects::Domain;
 use crate::protocol::remote::STRING_MAX;
 use crate::qmp::{CommandError, RawCommand, Version};
 use crate::queue::QueueOptions;
@@ -165,9 +166,11 @@ impl Virsh {
         let open = || {
             let (launcher, key) = (self.launcher.clone(), self.key.clone());
             async move {
-                let deadline = deadline(launcher.config.connect_timeout);
+                let config = &launcher.config;
+                let mut steps = Steps::new(config.connect_timeout);
+                let deadline = steps.next(config.timeouts.lookup);
                 let uuid = lookup::uuid_of(&launcher, &key, deadline).await?;
-                Session::open(&launcher, uuid, deadline).await
+                Session::open(&launcher, uuid, steps.next(None)).await
             }
         };
         // Boxed, for it is rare and large, and every command's future would have room for it.
@@ -296,7 +299,7 @@ impl Virsh {
         let open = || {
             let (launcher, domain) = (self.launcher.clone(), session.domain().clone());
             async move {
-                let deadline = deadline(launcher.config.call_timeout);
+                let deadline = deadline(launcher.config.subscribe_within());
                 Source::open(&launcher, domain, deadline).await
             }
         };
@@ -337,7 +340,10 @@ impl Virsh {
         };
         let all = async { tokio::join!(agent, commands, events) };
         // What the system keeps from going, or belongs to a runtime that nobody runs, is not waited for.
-        let _ = tokio::time::timeout(GONE, all).await;
+        tokio::select! {
+            _ = all => {}
+            () = sleep_until(deadline(self.launcher.config.close_within(GONE))) => {}
+        }
         Ok(())
     }
 }

@@ -94,6 +94,7 @@ impl Marks {
             procedure: (0, 0),
             files: None,
             ahead: false,
+            announce: None,
         }
     }
 

@@ -5,7 +5,6 @@ mod mechanism;
 
 use std::time::Duration;
 
-use bytestring::ByteString;
 use tracing::debug;
 
 use crate::config::Config;
@@ -192,7 +191,7 @@ impl Sasl<'_> {
     async fn talk(&self, mechanism: Mechanism, exchange: Exchange) -> Result<(), Error> {
         let (mut exchange, first) = self.step(exchange, None).await?;
         let (nil, data) = to_wire(first);
-        let mech = ByteString::from_static(mechanism.name());
+        let mech = mechanism.name().to_owned();
         let args = AuthSaslStartArgs { mech, nil, data };
         let call = self.client.call::<AuthSaslStart>(&args, self.options());
         let reply = call.await?;

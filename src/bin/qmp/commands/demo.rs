@@ -4,12 +4,12 @@ use libvirt_qmp::replay::{Fixture, Replay};
 use libvirt_qmp::{Command, Config, Error, LibvirtRpc, Monitor, MonitorExt};
 use serde::Deserialize;
 
-use crate::commands::{next, what_happened};
+use crate::event::{next, what_happened};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 
 /// Recorded by `tests/fixtures.rs`, with the calls that `show` makes.
-const SESSION: &str = include_str!("../../../fixtures/demo.fixture");
+const SESSION: &str = include_str!("../../../../fixtures/demo.fixture");
 /// The domain of the recording.
 const DOMAIN: &str = "stage-lb-1";
 

@@ -8,26 +8,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use futures_core::Stream;
 use serde_json::value::RawValue;
-use uuid::Uuid;
 
-use super::Libvirt;
+use super::ended;
 use crate::connection::deadline;
-use crate::error::{EndCause, Error};
+use crate::error::Error;
+use crate::libvirt::Libvirt;
+use crate::libvirt::views::MonitorEvent;
+use crate::objects::Domain;
 use crate::protocol::Message;
 use crate::protocol::qemu::procedure::{
     ConnectDomainMonitorEventDeregister, ConnectDomainMonitorEventRegister, DomainMonitorEvent,
 };
 use crate::protocol::qemu::{
     ConnectDomainMonitorEventDeregisterArgs, ConnectDomainMonitorEventRegisterArgs,
-    ConnectDomainMonitorEventRegisterRet, DomainMonitorEventMsg,
+    ConnectDomainMonitorEventRegisterRet,
 };
-use crate::protocol::remote::NonnullDomain;
 use crate::qmp::{Event, EventDomain, EventFilter, Timestamp};
 use crate::queue::{EventQueue, Item, Overflow, QueueOptions};
-use crate::rpc::{EventKind, Registration, Subscription};
+use crate::rpc::{Arrived, ArrivedQueue, EventKind, Messages, Registration, Subscription};
 use crate::xdr;
 
 /// `VIR_CONNECT_DOMAIN_QEMU_MONITOR_EVENT_REGISTER_REGEX`: the event's name is a regular expression, found anywhere.
@@ -42,7 +42,6 @@ const LONGEST_PATTERN: usize = 4096;
 struct QemuMonitor;
 
 impl EventKind for QemuMonitor {
-    type Message = DomainMonitorEvent;
     type Register = ConnectDomainMonitorEventRegister;
     type Deregister = ConnectDomainMonitorEventDeregister;
 
@@ -57,7 +56,7 @@ impl EventKind for QemuMonitor {
 
 /// Which events the daemon is asked for: a name or a pattern, or all, and the flags of it.
 struct Wanted {
-    event: Option<ByteString>,
+    event: Option<String>,
     flags: u32,
 }
 
@@ -67,7 +66,7 @@ impl Wanted {
         let (event, flags, ignore_case) = if let Some((name, ignore_case)) = filter.as_name() {
             (name.into(), 0, ignore_case)
         } else if let Some((regex, ignore_case)) = filter.as_common_regex() {
-            (ByteString::from(regex), REGISTER_REGEX, ignore_case)
+            (regex.to_owned(), REGISTER_REGEX, ignore_case)
         } else {
             return Wanted::all();
         };
@@ -91,7 +90,7 @@ impl Wanted {
     /// Everything, in the words of a filter.
     fn all_by_pattern() -> Self {
         Wanted {
-            event: Some(ByteString::from_static(".*")),
+            event: Some(".*".to_owned()),
             flags: REGISTER_REGEX,
         }
     }
@@ -104,7 +103,7 @@ impl Wanted {
         }
     }
 
-    fn args(self, domain: &NonnullDomain) -> ConnectDomainMonitorEventRegisterArgs {
+    fn args(self, domain: &Domain) -> ConnectDomainMonitorEventRegisterArgs {
         ConnectDomainMonitorEventRegisterArgs {
             dom: Some(domain.clone()),
             event: self.event,
@@ -112,10 +111,11 @@ impl Wanted {
         }
     }
 
-    fn registration(self, domain: &NonnullDomain) -> Result<Registration, Error> {
+    fn registration(self, domain: &Domain) -> Result<Registration, Error> {
         let key = self.key();
-        let registration =
-            Registration::new::<QemuMonitor>(&domain.uuid, &key, &self.args(domain))?;
+        let messages = Messages::Numbered(DomainMonitorEvent::NUMBER);
+        let (uuid, args) = (domain.uuid.as_bytes(), self.args(domain));
+        let registration = Registration::new::<QemuMonitor>(messages, uuid, &key, &args)?;
         match key.is_empty() {
             true => {
                 registration.beside_others::<QemuMonitor>(&Wanted::all_by_pattern().args(domain))
@@ -131,7 +131,7 @@ impl Libvirt {
     /// A queue without a limit of its own holds as many as is configured.
     pub(crate) async fn monitor_events(
         &self,
-        domain: &NonnullDomain,
+        domain: &Domain,
         filter: &EventFilter,
         limit: Option<usize>,
         overflow: Overflow,
@@ -142,12 +142,16 @@ impl Libvirt {
         if !filter.is_any() {
             let filter = filter.clone();
             // What has no name that can be read stays, to be an error in the stream.
-            queue.accept = Some(Arc::new(move |payload: &Bytes| {
-                event_name(payload).is_none_or(|name| filter.may_match(name))
+            queue.accept = Some(Arc::new(move |event: &Arrived| {
+                event_name(&event.payload).is_none_or(|name| filter.may_match(name))
             }));
         }
-        let deadline = deadline(self.config.call_timeout);
-        let subscription = self.client.subscribe(registration, queue, deadline).await?;
+        let deadline = deadline(self.config.subscribe_within());
+        let queue = EventQueue::new(queue);
+        let subscription = self
+            .client
+            .subscribe(registration, &queue, deadline)
+            .await?;
         Ok(MonitorEvents {
             subscription: Some(subscription),
             last_domain: None,
@@ -167,7 +171,7 @@ fn event_name(payload: &[u8]) -> Option<&str> {
 }
 
 /// An XDR string at the front of `bytes`, and what follows its padding.
-fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
     let padded = length.checked_next_multiple_of(4)?;
@@ -183,15 +187,16 @@ pub(crate) struct MonitorEvents {
 
 impl MonitorEvents {
     /// The queue behind it, by which its monitor can end it.
-    pub(crate) fn queue(&self) -> Option<Arc<EventQueue>> {
+    pub(crate) fn queue(&self) -> Option<Arc<ArrivedQueue>> {
         self.subscription
             .as_ref()
             .map(|subscription| subscription.queue().clone())
     }
 
     fn decode(&mut self, payload: Bytes) -> Result<Event, Error> {
-        let message = xdr::decode::<DomainMonitorEventMsg>(payload)
+        let message = xdr::decode::<MonitorEvent>(payload)
             .map_err(|error| Error::xdr(DomainMonitorEvent::NAME, error))?;
+        let domain = self.domain(&message);
         let data = match message.details {
             Some(details) => Some(
                 RawValue::from_string(details.into())
@@ -210,20 +215,18 @@ impl MonitorEvents {
             microseconds,
         };
         let mut event = Event::new(String::from(message.event), data, timestamp);
-        event.domain = Some(self.domain(message.dom));
+        event.domain = Some(domain);
         Ok(event)
     }
 
-    fn domain(&mut self, wire: NonnullDomain) -> Arc<EventDomain> {
-        let id = (wire.id >= 0).then_some(wire.id);
-        let uuid = Uuid::from_bytes(wire.uuid);
+    fn domain(&mut self, event: &MonitorEvent) -> Arc<EventDomain> {
+        let id = (event.domain_id >= 0).then_some(event.domain_id);
+        let (uuid, name) = (event.domain_uuid, &*event.domain_name);
         match &self.last_domain {
-            Some(last) if last.uuid == uuid && last.id == id && *last.name == *wire.name => {
-                last.clone()
-            }
+            Some(last) if last.uuid == uuid && last.id == id && *last.name == *name => last.clone(),
             _ => {
                 let domain = Arc::new(EventDomain {
-                    name: wire.name.into(),
+                    name: name.into(),
                     uuid,
                     id,
                 });
@@ -245,7 +248,7 @@ impl Stream for MonitorEvents {
             Poll::Pending => return Poll::Pending,
         };
         Poll::Ready(match item {
-            Item::Event(payload) => Some(self.decode(payload)),
+            Item::Event(event) => Some(self.decode(event.payload)),
             Item::Lost(number) => Some(Err(Error::EventsLost(number))),
             Item::Gap(cause) => Some(Err(Error::Gap { cause })),
             Item::Failed(error) => {
@@ -254,10 +257,7 @@ impl Stream for MonitorEvents {
             }
             Item::Ended(cause) => {
                 self.subscription = None;
-                match *cause {
-                    EndCause::UserClosed => None,
-                    _ => Some(Err(Error::disconnected(cause, false))),
-                }
+                ended(cause)
             }
         })
     }
@@ -266,12 +266,13 @@ impl Stream for MonitorEvents {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::qemu::DomainMonitorEventMsg;
 
-    fn domain(name: &'static str) -> NonnullDomain {
-        NonnullDomain {
-            name: ByteString::from_static(name),
-            uuid: [7; 16],
-            id: 3,
+    fn domain(name: &'static str) -> Domain {
+        Domain {
+            name: name.to_owned(),
+            uuid: uuid::Uuid::from_bytes([7; 16]),
+            id: Some(3),
         }
     }
 
@@ -279,7 +280,7 @@ mod tests {
     fn the_daemon_is_told_what_it_can_filter_by() {
         let wanted = |filter: EventFilter| {
             let Wanted { event, flags } = Wanted::of(&filter);
-            (event.map(String::from), flags)
+            (event, flags)
         };
         let some = |text: &str, flags| (Some(text.to_owned()), flags);
         assert_eq!(wanted("STOP".into()), some("STOP", 0));
@@ -333,7 +334,7 @@ mod tests {
             let body = DomainMonitorEventMsg {
                 callback_id: 5,
                 dom: domain(dom),
-                event: ByteString::from_static(event),
+                event: event.to_owned(),
                 seconds: 1,
                 micros: 2,
                 details: None,
