@@ -4,12 +4,12 @@
 //! `doc` reads doc comments and their annotations, `layout` works out sizes, `names` makes Rust names.
 //! Included by `build.rs` and by `tests/generator.rs`. Imports only the standard library.
 
-mod ast;
+pub(crate) mod ast;
 mod doc;
 mod emit;
 mod layout;
 mod lex;
-mod model;
+pub(crate) mod model;
 mod names;
 mod parse;
 mod resolve;
@@ -195,6 +195,14 @@ pub(crate) fn generate(
 }
 
 fn translate(modules: &[Module<'_>], sources: &[&Source]) -> Result<Output, Vec<Problem>> {
+    emit::emit(&resolved(modules, sources)?)
+}
+
+/// What all sources together define. They are in the order of their paths.
+pub(crate) fn resolved<'a>(
+    modules: &'a [Module<'a>],
+    sources: &'a [&'a Source],
+) -> Result<model::Model<'a>, Vec<Problem>> {
     let mut files = Vec::new();
     let mut problems = Vec::new();
     for (index, source) in sources.iter().enumerate() {
@@ -222,8 +230,7 @@ fn translate(modules: &[Module<'_>], sources: &[&Source]) -> Result<Output, Vec<
     if !problems.is_empty() {
         return Err(problems);
     }
-    let model = resolve::resolve(modules, sources, files)?;
-    emit::emit(&model)
+    resolve::resolve(modules, sources, files)
 }
 
 /// `remote` for `xdr/remote/auth.x`, `qemu` for `xdr/qemu.x`.

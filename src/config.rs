@@ -219,14 +219,15 @@ impl Config {
     /// Makes a lost connection again, as `backoff` says. Without this a connection that is lost has ended.
     ///
     /// It takes a connection that knows its way: one by URI ([`Libvirt::connect_with`](crate::Libvirt::connect_with),
-    /// [`LibvirtRpc::connect_uri_with`](crate::LibvirtRpc::connect_uri_with)) or address, or with a function that connects
-    /// ([`Libvirt::open_with`](crate::Libvirt::open_with)). Over a stream that was handed in it is refused
-    /// ([`Error::Unsupported`](crate::Error)). These rules are fixed:
+    /// [`LibvirtRpc::connect_uri_with`](crate::LibvirtRpc::connect_uri_with)) or address
+    /// ([`SocketMonitor`](crate::SocketMonitor#reconnecting), which has some rules of its own), or with a function that connects
+    /// ([`Libvirt::open_with`](crate::Libvirt::open_with), [`SocketMonitor::open_with`](crate::SocketMonitor::open_with)). Over
+    /// a stream that was handed in it is refused ([`Error::Unsupported`](crate::Error)). These rules are fixed:
     ///
     /// - The first connecting is tried once, and its error is returned.
     /// - Every end of the connection is a loss but the end of its runtime and the user's own: closing, disconnecting, dropping the
     ///   last handle. These end the trying too, at once, at whatever point.
-    /// - A try is made after the delay and has [`connect_timeout`](Config::connect_timeout). It is the whole way: connecting,
+    /// - A try is made after the delay and has [the time for connecting](Config#deadlines). It is the whole way: connecting,
     ///   authenticating, opening, registering every live event stream again. Where any of it fails, the next try follows after
     ///   the next delay. The delays begin anew only where the connection lived longer than the next of them: a peer that
     ///   accepts and closes at once is not asked all the time.

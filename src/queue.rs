@@ -701,7 +701,7 @@ mod tests {
                 Item::Event(Place(place)) => items.push(place),
                 Item::Lost(number) => assert_eq!(number, 3),
                 Item::Gap(_) => gap_after = Some(items.len()),
-                Item::Ended(_) => break,
+                Item::Failed(_) | Item::Ended(_) => break,
             }
         }
         assert_eq!((items, gap_after), (vec![5, 1, 7], Some(1)));

@@ -3,6 +3,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     reason = "a helper that cannot do its work fails the test that called it"
 )]
@@ -179,10 +180,9 @@ impl Drop for Witness {
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
 async fn the_life_of_a_domain_of_the_test_driver_is_seen_as_virsh_sees_it() {
     let lab = Lab::start();
-    let uri = lab.client_uri_of("test", "default");
-    let virsh = |command: &[&str]| lab.virsh_on(&uri, command);
+    let virsh = |command: &[&str]| lab.virsh_of(TEST, command);
     let libvirt = open(&lab, TEST).await;
-    let witness = Witness::start(&lab, &uri);
+    let witness = Witness::start(&lab, &lab.client_uri_of(TEST));
     witness.wait_until_it_sees(|| {
         virsh(&["suspend", "test"]);
         virsh(&["resume", "test"]);
@@ -267,8 +267,7 @@ async fn the_life_of_a_domain_of_the_test_driver_is_seen_as_virsh_sees_it() {
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
 async fn networks_pools_and_devices_of_the_test_driver_tell_their_lives() {
     let lab = Lab::start();
-    let uri = lab.client_uri_of("test", "default");
-    let virsh = |command: &[&str]| lab.virsh_on(&uri, command);
+    let virsh = |command: &[&str]| lab.virsh_of(TEST, command);
     let libvirt = open(&lab, TEST).await;
 
     // A daemon of 9.0 knows no kind of event of networks but this.
@@ -509,7 +508,6 @@ async fn every_event_of_a_guest_is_seen_as_virsh_sees_it() {
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
 async fn streams_come_and_go_and_the_daemon_keeps_nothing() {
     let lab = Lab::start();
-    let uri = lab.client_uri_of("test", "default");
     let libvirt = open(&lab, TEST).await;
     // The daemon refuses a second registration of a kind: each of these is the first again.
     for _ in 0..20 {
@@ -533,7 +531,7 @@ async fn streams_come_and_go_and_the_daemon_keeps_nothing() {
         .domain_events(DomainEventFilter::all().only([DomainEventId::LIFECYCLE]))
         .await
         .unwrap();
-    lab.virsh_on(&uri, &["suspend", "test"]);
+    lab.virsh_of(TEST, &["suspend", "test"]);
     assert_eq!(words(&next(&mut events).await), "test: Suspended Paused");
     is_all(&libvirt, &mut events).await;
     // A kind that this daemon does not know.

@@ -9,6 +9,8 @@
 
 #[path = "../build/mod.rs"]
 mod generator;
+#[path = "protocol_facts/mod.rs"]
+mod protocol_facts;
 
 use std::fs;
 use std::path::{Path, PathBuf};

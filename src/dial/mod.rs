@@ -63,7 +63,7 @@ pub(crate) async fn dial(
     Ok((target.uri, transport))
 }
 
-/// Connects to the same daemon once more, in the first of `steps`. Its files are read anew: a socket may be another one by now.
+/// Connects to the same daemon once more. Its files are read anew: a socket may be another one by now.
 pub(crate) async fn dial_again(
     uri: &Uri,
     config: &Config,
@@ -152,12 +152,12 @@ impl Target {
         Ok(Target { uri, way })
     }
 
-    /// Connects in the steps that follow the first, which ends at `deadline`.
+    /// Connects in the step that ends by `deadline`, and makes it safe in the next of `steps`.
     async fn connect(
         &self,
         deadline: Deadline,
-        config: &Config,
-        steps: &mut Steps,
+        #[cfg_attr(not(feature = "tls"), expect(unused_variables))] config: &Config,
+        #[cfg_attr(not(feature = "tls"), expect(unused_variables))] steps: &mut Steps,
     ) -> Result<Transport, Error> {
         match &self.way {
             Way::Unix(path) => unix(path, deadline).await,

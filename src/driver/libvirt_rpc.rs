@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OnceCell, Semaphore, watch};
 
-use super::{Link, duplicate, finish, refuse_oob};
+use super::{Link, duplicate, finish, finish_agent, refuse_oob};
 use crate::config::Config;
 use crate::connection::{Encoded, Steps};
 use crate::dial::dial;
@@ -21,10 +21,10 @@ use crate::monitor::{
 };
 use crate::objects::Domain;
 use crate::protocol::remote::STRING_MAX;
-use crate::qmp::{self, CommandError, RawCommand};
+use crate::qmp::{CommandError, RawCommand};
 use crate::reconnect::ConnectionState;
 use crate::rpc::ArrivedQueue;
-use crate::transport::NO_FILES;
+use crate::transport::{NO_FILES, Transport};
 
 /// Descriptors that libvirt's QEMU driver takes with a command.
 const MOST_FILES: usize = 1;
@@ -104,11 +104,20 @@ impl LibvirtRpc {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        LibvirtRpc::over_stream(domain, Transport::new(conn), config)
+    }
+
+    /// As [`LibvirtRpc::with_config`].
+    pub(crate) fn over_stream(
+        domain: impl Into<DomainKey>,
+        conn: Transport,
+        config: Config,
+    ) -> Self {
         let own = Own {
             config,
             state: StateSender::opening(),
         };
-        let session = Session::Own(Link::new(conn), Box::new(own));
+        let session = Session::Own(Link::over(conn), Box::new(own));
         LibvirtRpc::over(session, domain.into())
     }
 
@@ -158,7 +167,7 @@ impl LibvirtRpc {
             config: config.clone(),
             state: state.clone(),
         };
-        let origin = Origin::Uri(Box::new(uri));
+        let origin = Origin::Uri(uri);
         link.session(|stream| Libvirt::open_by(stream, config, origin, state, steps))
             .await?;
         let monitor = LibvirtRpc::over(Session::Own(link, Box::new(own)), domain.into());
@@ -304,8 +313,7 @@ impl LibvirtRpc {
         let reply = libvirt
             .run_agent_command(call, &self.agent_turn, limit)
             .await?;
-        let reply = qmp::set_id(reply, user_id).map_err(|error| Error::json("reply", error))?;
-        finish(reply, user_id, text)
+        finish_agent(reply, user_id, text)
     }
 
     async fn subscribe(&self, options: EventOptions) -> Result<EventStream, Error> {
@@ -318,7 +326,7 @@ impl LibvirtRpc {
         } = options;
         let (libvirt, domain) = self.make_ready().await?;
         let events = libvirt
-            .monitor_events(domain, &filter, queue, overflow)
+            .monitor_events(Some(domain), &filter, queue, overflow)
             .await?;
         if let Some(queue) = events.queue() {
             let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
@@ -388,6 +396,29 @@ impl Libvirt {
     /// [`disconnect`](Monitor::disconnect) ends this monitor and its event streams; the session stays.
     pub fn monitor(&self, domain: impl Into<DomainKey>) -> LibvirtRpc {
         LibvirtRpc::over(Session::Shared(self.clone()), domain.into())
+    }
+
+    /// Subscribes to the monitor events of all domains, those included that are started or defined later: every one from this
+    /// moment on, in order. [`Event::domain`](crate::Event) says whose it is. The daemon is asked once
+    /// (`QEMU_PROC_CONNECT_DOMAIN_MONITOR_EVENT_REGISTER` without a domain).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Monitor::events`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future, or the stream, unsubscribes.
+    pub async fn all_monitor_events(&self, options: EventOptions) -> Result<EventStream, Error> {
+        let EventOptions {
+            filter,
+            queue,
+            overflow,
+            // Nothing is kept for a first stream here.
+            from_now: _,
+        } = options;
+        let events = self.monitor_events(None, &filter, queue, overflow).await?;
+        Ok(EventStream::new(events).filtered(filter))
     }
 }
 

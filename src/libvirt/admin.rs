@@ -15,7 +15,6 @@ use crate::error::{EndCause, Error, Phase};
 use crate::protocol::Procedure;
 use crate::protocol::admin::ConnectOpenArgs;
 use crate::protocol::admin::procedure::{ConnectClose, ConnectOpen};
-use crate::reconnect;
 use crate::rpc::{self, Client, Outgoing, Spec, StateSender};
 use crate::transport::Transport;
 use crate::uri::{Uri, User};
@@ -68,8 +67,7 @@ impl Admin {
         Admin::connect_with(uri, Config::new()).await
     }
 
-    /// As [`Admin::connect`], with settings, of which `uri` and `readonly` mean nothing here. With [`Config::reconnect`], which is
-    /// not for the admin interface, nothing is opened.
+    /// As [`Admin::connect`], with settings, of which `uri` and `readonly` mean nothing here.
     ///
     /// # Errors
     ///
@@ -108,7 +106,10 @@ impl Admin {
     }
 
     async fn open_by(conn: Transport, config: Config, deadline: Deadline) -> Result<Self, Error> {
-        reconnect::refuse(&config, "Admin")?;
+        if config.reconnect.is_some() {
+            let what = "Config::reconnect for a session on an admin socket";
+            return Err(Error::Unsupported(what.to_owned()));
+        }
         let admin = Admin {
             client: Client::start_once(conn, &config, StateSender::opening()),
             config: Arc::new(config),

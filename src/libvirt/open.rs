@@ -20,11 +20,12 @@ const FEATURE_CLOSE_CALLBACK: i32 = 15;
 const OPEN_READONLY: u32 = 1;
 
 impl Libvirt {
+    /// Does its steps, and gives what is left for the next ones.
     pub(super) async fn start_session(
         &self,
         from: Option<&Uri>,
-        steps: &mut Steps,
-    ) -> Result<(), Error> {
+        mut steps: Steps,
+    ) -> Result<Steps, Error> {
         check_uri(&self.config.uri)?;
         let client = &self.client;
         let timeouts = &self.config.timeouts;
@@ -92,7 +93,7 @@ impl Libvirt {
                 .call::<ConnectRegisterCloseCallback>(&(), options(Phase::Features))
                 .await?;
         }
-        Ok(())
+        Ok(steps)
     }
 
     pub(super) async fn supports(

@@ -20,7 +20,7 @@ use crate::uri::Uri;
 pub(crate) enum Origin {
     /// From the user: there is only this one.
     User,
-    Uri(Box<Uri>),
+    Uri(Uri),
     Function(Connect),
 }
 
@@ -66,7 +66,7 @@ impl Libvirt {
     /// # Errors
     ///
     /// [`Error::Connect`] where `connect` fails, of kind [`TimedOut`](io::ErrorKind::TimedOut) where it takes longer than
-    /// [`Config::connect_timeout`], which is for all of it together; those of [`Libvirt::open`].
+    /// [`Config::dial_timeout`]; those of [`Libvirt::open`].
     ///
     /// # Cancel safety
     ///
@@ -93,7 +93,7 @@ impl Libvirt {
         config: Config,
         origin: Origin,
         state: StateSender,
-        mut steps: Steps,
+        steps: Steps,
     ) -> Result<Self, Error> {
         if matches!(origin, Origin::User) && config.reconnect.is_some() {
             let cause = Arc::new(EndCause::UserClosed);
@@ -105,7 +105,7 @@ impl Libvirt {
         let (config, origin) = (Arc::new(config), Arc::new(origin));
         let client = Client::start(conn, &config, state, reopen(&config, &origin));
         let libvirt = Libvirt { client, config };
-        libvirt.start_session(origin.uri(), &mut steps).await?;
+        libvirt.start_session(origin.uri(), steps).await?;
         libvirt.client.opened();
         Ok(libvirt)
     }
@@ -121,9 +121,8 @@ fn reopen(config: &Arc<Config>, origin: &Arc<Origin>) -> Reopen {
             let conn = origin.connect(&config, &mut steps).await?;
             let client = restart.start(conn, &config);
             let libvirt = Libvirt { client, config };
-            libvirt.start_session(origin.uri(), &mut steps).await?;
-            let deadline = steps.next(libvirt.config.timeouts.subscribe);
-            Ok((libvirt.client, deadline))
+            let steps = libvirt.start_session(origin.uri(), steps).await?;
+            Ok((libvirt.client, steps))
         })
     })
 }

@@ -7,6 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
@@ -14,7 +15,7 @@ use super::subscriptions::Subscriptions;
 use super::{Client, Handle, Reply, Shared, StateSender, Way, subscriptions};
 use crate::config::{Backoff, Config};
 use crate::connection::{
-    CallOptions, Deadline, Encoded, Limits, leaves_no_time, sleep_until, spawn, timed_out,
+    CallOptions, Encoded, Limits, Steps, leaves_no_time, sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::Progress;
@@ -24,8 +25,8 @@ use crate::transport::Transport;
 /// Connects and opens a session anew.
 pub(crate) type Reopen = Box<dyn Fn(Restart) -> Reopening + Send + Sync>;
 
-/// The session, and when what was live must be registered there.
-pub(crate) type Reopening = Pin<Box<dyn Future<Output = Result<(Client, Deadline), Error>> + Send>>;
+/// The connection, and what is left of the time for it.
+pub(crate) type Reopening = Pin<Box<dyn Future<Output = Result<(Client, Steps), Error>> + Send>>;
 
 /// What a connection that takes the place of another one is started with.
 pub(crate) struct Restart {
@@ -108,7 +109,7 @@ pub(super) fn start(
         limited: config.max_in_flight != usize::MAX,
     });
     let retries = Retries::new(backoff);
-    let keep = keep(lasting.clone(), retries, reopen);
+    let keep = keep(lasting.clone(), retries, reopen, config.timeouts.subscribe);
     spawn(keep, {
         let lasting = lasting.clone();
         move || lasting.end(Arc::new(EndCause::RuntimeGone))
@@ -119,14 +120,19 @@ pub(super) fn start(
 }
 
 /// Keeps the connection until its end.
-async fn keep(lasting: Arc<Lasting>, mut retries: Retries, reopen: Reopen) {
+async fn keep(
+    lasting: Arc<Lasting>,
+    mut retries: Retries,
+    reopen: Reopen,
+    subscribe: Option<Option<Duration>>,
+) {
     let cause = loop {
         let cause = lasting.loss().await;
         if lasting.is_over(&cause) {
             break cause;
         }
         lasting.losses.fetch_add(1, Ordering::Release);
-        let connect = || lasting.connect_again(&reopen);
+        let connect = || lasting.connect_again(&reopen, subscribe);
         let again = tokio::select! {
             biased;
             () = lasting.closing.notified() => break Arc::new(EndCause::UserClosed),
@@ -169,17 +175,21 @@ impl Lasting {
     }
 
     /// Opens the next connection, on which every live subscription is registered then.
-    async fn connect_again(&self, reopen: &Reopen) -> Result<Arc<Handle>, Error> {
+    async fn connect_again(
+        &self,
+        reopen: &Reopen,
+        subscribe: Option<Option<Duration>>,
+    ) -> Result<Arc<Handle>, Error> {
         let restart = Restart {
             subscriptions: self.subscriptions.clone(),
         };
-        let (client, deadline) = reopen(restart).await?;
+        let (client, mut steps) = reopen(restart).await?;
         let handle = match client.way {
             Way::Once(handle) => handle,
             Way::Lasting(_) => return Err(Error::Closed),
         };
         let connection = &handle.shared.connection;
-        match subscriptions::register_again(&handle.shared, deadline).await {
+        match subscriptions::register_again(&handle.shared, steps.next(subscribe)).await {
             Ok(()) => Ok(handle),
             Err(error) => {
                 // Nothing of it may come in between when the next one registers.
@@ -206,7 +216,6 @@ impl Lasting {
     pub(super) async fn send(
         &self,
         call: Encoded,
-        files: bool,
         options: &CallOptions<'_>,
     ) -> Result<Reply, Error> {
         if leaves_no_time(options.deadline) {
@@ -214,17 +223,21 @@ impl Lasting {
         }
         let mut turn = self.turn(options).await?;
         loop {
-            let handle = self.present(options).await?;
-            let shared = &handle.shared;
+            let shared = self.connected(options).await?;
             match shared.connection.slot(options, &mut turn).await {
-                Ok(slot) => {
-                    shared.prepare_files(&call, files)?;
-                    return shared.connection.send_in(slot, call, options).await;
-                }
+                Ok(slot) => return shared.send_in(slot, call, options).await,
                 // It was lost while this waited for a slot: nothing was sent.
                 Err(Error::Disconnected { .. }) => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// The connection, or the next one where it is lost now.
+    pub(super) async fn connected(&self, options: &CallOptions<'_>) -> Result<Arc<Shared>, Error> {
+        match self.now()? {
+            Some(shared) => Ok(shared),
+            None => Box::pin(self.wait(options)).await,
         }
     }
 
@@ -248,24 +261,16 @@ impl Lasting {
         Box::pin(wait).await.map(Some)
     }
 
-    /// The connection; the next one where it is lost.
-    pub(super) async fn present(&self, options: &CallOptions<'_>) -> Result<Arc<Handle>, Error> {
-        match self.now()? {
-            Some(handle) => Ok(handle),
-            None => Box::pin(self.wait(options)).await,
-        }
-    }
-
     /// The connection, unless it is lost now.
-    fn now(&self) -> Result<Option<Arc<Handle>>, Error> {
+    fn now(&self) -> Result<Option<Arc<Shared>>, Error> {
         match &*self.link.borrow() {
-            link @ Link::Made(handle) => Ok(link.is_decided().then(|| handle.clone())),
+            link @ Link::Made(handle) => Ok(link.is_decided().then(|| handle.shared.clone())),
             Link::Ended(cause) => Err(Error::disconnected(cause.clone(), false)),
         }
     }
 
     /// The next connection.
-    async fn wait(&self, options: &CallOptions<'_>) -> Result<Arc<Handle>, Error> {
+    async fn wait(&self, options: &CallOptions<'_>) -> Result<Arc<Shared>, Error> {
         let mut link = self.link.subscribe();
         loop {
             tokio::select! {
@@ -275,8 +280,8 @@ impl Lasting {
                 }
                 () = sleep_until(options.deadline) => return Err(self.too_late(options)),
             }
-            if let Some(handle) = self.now()? {
-                return Ok(handle);
+            if let Some(shared) = self.now()? {
+                return Ok(shared);
             }
         }
     }

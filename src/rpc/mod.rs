@@ -26,7 +26,7 @@ use crate::connection::{
     CallOptions, Connection, Deadline, Encoded, Limits, sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, LibvirtError, Phase};
-use crate::inflight::{Files, Progress, Ride};
+use crate::inflight::{Files, Progress, Ride, Slot};
 use crate::packet::{Header, MAX_LENGTH, MessageStatus, MessageType, PREFIX};
 use crate::protocol::keepalive::procedure::Pong;
 use crate::protocol::{Message, Procedure, rpc};
@@ -63,8 +63,8 @@ struct Shared {
     connection: Connection<Reply, Hook>,
     /// Those of all connections that follow each other.
     subscriptions: Arc<Subscriptions>,
-    streams: Arc<Streams>,
     state: StateSender,
+    streams: Arc<Streams>,
     /// Lets keepalive begin, once the daemon has agreed to it.
     keepalive: Notify,
     /// Whether it has, so that it pings us too.
@@ -89,8 +89,8 @@ impl Shared {
         let shared = Arc::new(Shared {
             connection,
             subscriptions,
-            streams: Arc::default(),
             state,
+            streams: Arc::default(),
             keepalive: Notify::new(),
             keepalive_agreed: AtomicBool::new(false),
             passes_files,
@@ -106,11 +106,11 @@ impl Shared {
 
     /// Ends everything with `cause`, unless it has ended before.
     fn end(&self, cause: EndCause) {
-        self.connection.finish(cause, |cause| self.tell_end(cause));
+        self.connection.finish(cause, |cause| self.tell(cause));
     }
 
     /// Tells events, streams and the user why the connection has ended.
-    fn tell_end(&self, cause: &Arc<EndCause>) {
+    fn tell(&self, cause: &Arc<EndCause>) {
         self.subscriptions.disconnected(self, cause);
         self.streams.end(cause);
         let cause = cause.clone();
@@ -125,12 +125,37 @@ impl Shared {
         }
     }
 
-    /// Sees to it that the descriptors of a call can pass, and that those of its reply are kept where they are wanted.
-    fn prepare_files(&self, call: &Encoded, wanted: bool) -> Result<(), Error> {
-        if call.files.is_some() || wanted {
-            let count = call.files.as_ref().map_or(0, |with| with.files.len());
-            check_files(self.passes_files, count)?;
+    async fn send(&self, call: Encoded, options: &CallOptions<'_>) -> Result<Reply, Error> {
+        self.prepare(&call)?;
+        self.connection.send(call, options).await
+    }
+
+    async fn send_in(
+        &self,
+        slot: Slot,
+        call: Encoded,
+        options: &CallOptions<'_>,
+    ) -> Result<Reply, Error> {
+        self.prepare(&call)?;
+        self.connection.send_in(slot, call, options).await
+    }
+
+    /// Refuses descriptors that cannot pass, and sees to it that those of the reply are kept.
+    fn prepare(&self, call: &Encoded) -> Result<(), Error> {
+        if let Some(with) = &call.files {
+            self.check_files(with.files.len())?;
             self.files_wanted.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn check_files(&self, count: usize) -> Result<(), Error> {
+        if !self.passes_files {
+            return Err(Error::Unsupported(NO_FILES.to_owned()));
+        }
+        if count > MOST_FILES {
+            let reason = format!("{count} file descriptors with one call: {MOST_FILES} at most");
+            return Err(Error::Unsupported(reason));
         }
         Ok(())
     }
@@ -180,15 +205,6 @@ impl Drop for Handle {
 }
 
 impl Client {
-    /// As `start`, for a connection that is not made again.
-    pub(crate) fn start_once(io: Transport, config: &Config, state: StateSender) -> Self {
-        let shared = Shared::start(io, config, Arc::default(), state);
-        shared.subscriptions.attach(&shared, true);
-        Client {
-            way: Way::Once(Arc::new(Handle { shared })),
-        }
-    }
-
     /// Starts the connection task over `io`. Must run inside a tokio runtime.
     ///
     /// Where the settings say that a lost connection is made again, that is by `reopen`, once this one has been
@@ -202,6 +218,15 @@ impl Client {
         match config.reconnect.clone() {
             Some(backoff) => lasting::start(io, config, state, backoff, reopen),
             None => Client::start_once(io, config, state),
+        }
+    }
+
+    /// As `start`, for a connection that is not made again whatever the settings say.
+    pub(crate) fn start_once(io: Transport, config: &Config, state: StateSender) -> Self {
+        let shared = Shared::start(io, config, Arc::default(), state);
+        shared.subscriptions.attach(&shared, true);
+        Client {
+            way: Way::Once(Arc::new(Handle { shared })),
         }
     }
 
@@ -271,18 +296,25 @@ impl Client {
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<Bytes, Error> {
-        let reply = self.reply(call, false, options).await?;
+        let reply = self.reply(call, options).await?;
         finish(name, reply.status, reply.payload)
     }
 
     /// As `send_raw`, with the file descriptors that the reply brings.
     pub(crate) async fn send_for_files(
         &self,
-        call: Encoded,
+        mut call: Encoded,
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<(Bytes, Vec<OwnedFd>), Error> {
-        let reply = self.reply(call, true, options).await?;
+        // Also where none go with the call: it is what has the connection keep those of the reply.
+        call.files.get_or_insert_with(|| {
+            Box::new(Files {
+                files: Vec::new(),
+                ride: Ride::After,
+            })
+        });
+        let reply = self.reply(call, options).await?;
         let payload = finish(name, reply.status, reply.payload)?;
         match (reply.announced, reply.files.len()) {
             (announced, came) if announced != came => {
@@ -293,34 +325,26 @@ impl Client {
         }
     }
 
-    /// Sends a call, with descriptors of the reply where they are wanted.
-    async fn reply(
-        &self,
-        call: Encoded,
-        files: bool,
-        options: &CallOptions<'_>,
-    ) -> Result<Reply, Error> {
+    async fn reply(&self, call: Encoded, options: &CallOptions<'_>) -> Result<Reply, Error> {
         match &self.way {
-            Way::Once(handle) => {
-                handle.shared.prepare_files(&call, files)?;
-                handle.shared.connection.send(call, options).await
-            }
+            Way::Once(handle) => handle.shared.send(call, options).await,
             // Boxed, so that calls of other connections have no room for it.
-            Way::Lasting(handle) => Box::pin(handle.0.send(call, files, options)).await,
+            Way::Lasting(handle) => Box::pin(handle.0.send(call, options)).await,
         }
     }
 
-    /// The connection that there is now, for what cannot go over to the next one. Waits for it where it is lost.
-    async fn present(&self, options: &CallOptions<'_>) -> Result<Arc<Handle>, Error> {
+    /// The connection that there is now, or the next one.
+    async fn connected(&self, options: &CallOptions<'_>) -> Result<Arc<Shared>, Error> {
         match &self.way {
-            Way::Once(handle) => Ok(handle.clone()),
-            Way::Lasting(handle) => handle.0.present(options).await,
+            Way::Once(handle) => Ok(handle.shared.clone()),
+            Way::Lasting(handle) => handle.0.connected(options).await,
         }
     }
 
     /// Whether descriptors can pass, this many of them with a call and any with its reply.
     pub(crate) fn check_files(&self, count: usize) -> Result<(), Error> {
-        check_files(self.passes_files(), count)
+        self.made()
+            .map_or(Ok(()), |shared| shared.check_files(count))
     }
 
     /// Registers for the events of `registration`, or joins those who have. The events go into `queue`.
@@ -418,17 +442,6 @@ impl Client {
             Way::Lasting(handle) => &handle.0.subscriptions,
         }
     }
-}
-
-fn check_files(pass: bool, count: usize) -> Result<(), Error> {
-    if !pass {
-        return Err(Error::Unsupported(NO_FILES.to_owned()));
-    }
-    if count > MOST_FILES {
-        let reason = format!("{count} file descriptors with one call: {MOST_FILES} at most");
-        return Err(Error::Unsupported(reason));
-    }
-    Ok(())
 }
 
 /// A whole call packet but for its serial.

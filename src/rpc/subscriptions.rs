@@ -685,10 +685,10 @@ impl Subscriptions {
         let Some(target) = registry.targets.get_mut(&hook.key) else {
             return;
         };
+        let callback_id = target.registration.callback_id;
         let id = finish(hook.name, status, payload).and_then(|payload| match hook.key.messages {
             Messages::Plain { event_id, .. } => Ok(event_id),
             Messages::Numbered(_) | Messages::Unknown { .. } => {
-                let callback_id = target.registration.callback_id;
                 callback_id(payload).map_err(|error| Error::xdr(hook.name, error))
             }
         });
@@ -792,6 +792,32 @@ impl Subscriptions {
 }
 
 impl Registry {
+    /// Says in every stream that it has lost its registration: once, however many it had.
+    fn tell_gaps(&mut self) {
+        let mut told = HashSet::new();
+        for target in self.targets.values_mut() {
+            let Some(lost) = target.lost.as_mut().filter(|lost| !lost.told) else {
+                continue;
+            };
+            lost.told = true;
+            for (subscriber, queue) in target.fanout.lock().iter() {
+                if *subscriber < lost.subscribers && told.insert(Arc::as_ptr(queue)) {
+                    queue.gap(&lost.cause);
+                }
+            }
+        }
+    }
+
+    /// Where an event goes for which there is no route.
+    fn without_route(&self, header: Header, id: Option<i32>) -> Vec<Arc<Fanout>> {
+        let (program, procedure) = (header.program, header.procedure);
+        let ours = self
+            .targets
+            .iter()
+            .filter(|(key, target)| target.takes_without_route(key, program, procedure, id));
+        ours.map(|(_, target)| target.fanout.clone()).collect()
+    }
+
     /// The connection has been lost: what was registered there waits for the next one.
     fn lose(&mut self, cause: &Arc<EndCause>) {
         self.on = Weak::new();
@@ -821,32 +847,6 @@ impl Registry {
             }
             is_wanted
         });
-    }
-
-    /// Says in every stream that it has lost its registration: once, however many it had.
-    fn tell_gaps(&mut self) {
-        let mut told = HashSet::new();
-        for target in self.targets.values_mut() {
-            let Some(lost) = target.lost.as_mut().filter(|lost| !lost.told) else {
-                continue;
-            };
-            lost.told = true;
-            for (subscriber, queue) in target.fanout.lock().iter() {
-                if *subscriber < lost.subscribers && told.insert(Arc::as_ptr(queue)) {
-                    queue.gap(&lost.cause);
-                }
-            }
-        }
-    }
-
-    /// Where an event goes for which there is no route.
-    fn without_route(&self, header: Header, id: Option<i32>) -> Vec<Arc<Fanout>> {
-        let (program, procedure) = (header.program, header.procedure);
-        let ours = self
-            .targets
-            .iter()
-            .filter(|(key, target)| target.takes_without_route(key, program, procedure, id));
-        ours.map(|(_, target)| target.fanout.clone()).collect()
     }
 
     /// Sends the deregistration of a target that nobody wants any more. A new registration for it waits for the reply:

@@ -771,6 +771,35 @@ async fn an_event_of_an_unknown_kind_comes_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn unknown_kinds_of_two_families_are_registered_by_themselves() {
+    let (libvirt, mut daemon) = session(quiet()).await;
+    let domains = subscribe(&libvirt, only([DomainEventId(77)]));
+    daemon.feature(CALLBACK_IDS, true).await;
+    register(&mut daemon, DomainEventId(77), None, 1).await;
+    let mut domains = domains.await.unwrap().unwrap();
+    let filter = NetworkEventFilter::all().only([NetworkEventId(77)]);
+    let grant = async {
+        let call = daemon.expect::<ConnectNetworkEventRegisterAny>().await;
+        let reply = wire::ConnectNetworkEventRegisterAnyRet { callback_id: 2 };
+        daemon
+            .reply::<ConnectNetworkEventRegisterAny>(&call, &reply)
+            .await;
+    };
+    let (networks, ()) = tokio::join!(libvirt.network_events(filter), grant);
+    let mut networks = networks.unwrap();
+    daemon.send(message_of(9001, encoded(&1i32))).await;
+    daemon.send(message_of(9002, encoded(&2i32))).await;
+    match (next(&mut domains).await, next(&mut networks).await) {
+        (DomainEvent::Other(domain), NetworkEvent::Other(network)) => {
+            assert_eq!((domain.procedure, network.procedure), (9001, 9002));
+        }
+        other => panic!("{other:?}"),
+    }
+    is_idle(&mut domains).await;
+    is_idle(&mut networks).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_subscribes_during_a_deregistration_is_registered_anew() {
     let (libvirt, mut daemon) = session(quiet()).await;
     drop(lifecycle_stream(&libvirt, &mut daemon, 1).await);

@@ -78,7 +78,7 @@ async fn a_console_says_back_what_is_written_and_is_free_again_after_that() {
     let args = DomainOpenConsoleArgs {
         dom: domain(&libvirt).await.dom,
         dev_name: None,
-        flags: 0,
+        flags: Default::default(),
     };
     for round in 0..3 {
         let open = libvirt.open_stream::<DomainOpenConsole>(&args);
@@ -112,7 +112,7 @@ async fn a_screenshot_is_a_whole_picture() {
     let args = DomainScreenshotArgs {
         dom: domain(&libvirt).await.dom,
         screen: 0,
-        flags: 0,
+        flags: Default::default(),
     };
     let (reply, mut stream) = libvirt
         .open_stream::<DomainScreenshot>(&args)
@@ -163,7 +163,7 @@ async fn a_display_comes_as_a_descriptor_over_the_unix_socket_alone() {
     let args = DomainOpenGraphicsFdArgs {
         dom: domain(&libvirt).await.dom,
         idx: 0,
-        flags: 0,
+        flags: Default::default(),
     };
     for _ in 0..20 {
         let open = libvirt.call_with_files::<DomainOpenGraphicsFd>(&args, &[]);

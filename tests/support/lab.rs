@@ -114,6 +114,11 @@ impl Lab {
         unix_path(&self.scratch)
     }
 
+    /// The socket on which the daemon itself is administered.
+    pub(crate) fn admin_path(&self) -> PathBuf {
+        self.scratch.path("run/libvirt/libvirt-admin-sock")
+    }
+
     /// The daemon's TCP address, on the loopback interface.
     pub(crate) fn tcp_addr(&self) -> SocketAddr {
         self.tcp
@@ -126,13 +131,14 @@ impl Lab {
 
     /// The URI with which libvirt's own clients, virsh and the C library, reach this daemon.
     pub(crate) fn client_uri(&self) -> String {
-        self.client_uri_of("qemu", "session")
+        self.client_uri_of(self.uri())
     }
 
-    /// The same for another driver of the daemon, such as `test`, and what it opens.
-    pub(crate) fn client_uri_of(&self, driver: &str, path: &str) -> String {
+    /// The same for another of the daemon's drivers, such as `test:///default`.
+    pub(crate) fn client_uri_of(&self, uri: &str) -> String {
         let socket = self.unix_path();
-        format!("{driver}+unix:///{path}?socket={}", socket.display())
+        let uri = uri.replacen("://", "+unix://", 1);
+        format!("{uri}?socket={}", socket.display())
     }
 
     /// The scratch directory: free for a test's own files, and gone with the lab.
@@ -145,11 +151,11 @@ impl Lab {
     /// # Panics
     /// When it fails, or after half a minute, with its standard error.
     pub(crate) fn virsh(&self, command: &[&str]) -> String {
-        self.virsh_on(&self.client_uri(), command)
+        self.virsh_of(self.uri(), command)
     }
 
-    /// [`Lab::virsh`] on this URI.
-    pub(crate) fn virsh_on(&self, uri: &str, command: &[&str]) -> String {
+    /// [`Lab::virsh`] with what another driver of the daemon has, such as `test:///default`.
+    pub(crate) fn virsh_of(&self, uri: &str, command: &[&str]) -> String {
         // A stopped daemon or guest would keep virsh waiting for ever.
         let output = Command::new("timeout")
             .args([
@@ -159,7 +165,7 @@ impl Lab {
                 "virsh",
                 "-q",
                 "-c",
-                uri,
+                &self.client_uri_of(uri),
             ])
             .args(command)
             .env("LC_ALL", "C")
@@ -335,7 +341,7 @@ pub(crate) fn uuid_of(name: &str) -> Uuid {
 }
 
 fn unix_path(scratch: &Scratch) -> PathBuf {
-    scratch.path("run/libvirt-sock")
+    scratch.path("run/libvirt/libvirt-sock")
 }
 
 fn capabilities() -> MutexGuard<'static, Vec<(OsString, Vec<u8>)>> {
@@ -348,7 +354,6 @@ fn lay_out(scratch: &Scratch, port: u16, sasl: Option<&str>, settings: &str) {
     for dir in ["run", "config/libvirt", "data", "home", CAPABILITIES_DIR] {
         fs::create_dir_all(scratch.path(dir)).expect("a directory in the scratch directory");
     }
-    let run = scratch.path("run");
     let log = scratch.path("libvirtd.log");
     let files = [
         // The other way to keep a guest's output, the daemon virtlogd, is waited for 40 s and then missed.
@@ -359,10 +364,9 @@ fn lay_out(scratch: &Scratch, port: u16, sasl: Option<&str>, settings: &str) {
         (
             "libvirtd.conf",
             format!(
-                "unix_sock_dir = \"{}\"\nauth_unix_rw = \"{auth}\"\n{settings}listen_tcp = 1\n\
+                "auth_unix_rw = \"{auth}\"\n{settings}listen_tcp = 1\n\
                  listen_addr = \"127.0.0.1\"\ntcp_port = \"{port}\"\nauth_tcp = \"{auth}\"\n\
                  log_outputs = \"3:file:{}\"\n",
-                run.display(),
                 log.display()
             ),
         ),

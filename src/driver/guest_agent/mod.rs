@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::ToSocketAddrs;
 use tokio::sync::{Mutex, watch};
 
-use super::{finish, refuse_oob};
+use super::{finish_agent, refuse_oob};
 use crate::config::Config;
 use crate::connection::{Deadline, deadline, sleep_until};
 use crate::dial::{tcp, unix};
@@ -281,8 +281,7 @@ impl GuestAgent {
         let Some(reply) = reply else {
             return Ok(Bytes::new());
         };
-        let reply = qmp::set_id(reply, user_id).map_err(|error| Error::json("reply", error))?;
-        finish(reply, user_id, text)
+        finish_agent(reply, user_id, text)
     }
 
     /// Sends `call` over the link, which is synchronized before where it must be, and gives what it is answered by.

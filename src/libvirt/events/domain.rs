@@ -24,7 +24,7 @@ pub enum DomainEvent {
     RtcChange {
         /// The domain.
         domain: Domain,
-        /// How far the clock is from where it started, seconds.
+        /// How far it is from UTC now, seconds.
         offset: i64,
     },
     /// The guest's watchdog has fired (`VIR_DOMAIN_EVENT_ID_WATCHDOG`).

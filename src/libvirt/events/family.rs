@@ -84,7 +84,10 @@ impl<'a, F: EventFamily> Wanted<'a, F> {
         plain: bool,
     ) -> Result<Self, Error> {
         let object = object.filter(|_| !plain);
-        let mut target = event_id.to_be_bytes().to_vec();
+        // Unknown kinds of two families come in the same messages: the family is told by its first kind.
+        let family = F::PARTS.kinds.first().map(|kind| kind.message.procedure);
+        let mut target = family.unwrap_or_default().to_be_bytes().to_vec();
+        target.extend(event_id.to_be_bytes());
         if let Some(object) = object {
             target.push(1);
             target.extend((F::PARTS.identity)(object));
@@ -155,17 +158,6 @@ impl<E> Kind<E> {
         }
     }
 
-    /// Whether it comes from a daemon without callback ids too.
-    pub(super) fn has_plain(&self) -> bool {
-        self.plain.is_some()
-    }
-
-    /// Whether there are daemons with callback ids that do not know it: those know the kinds of before, and the first of each
-    /// family.
-    pub(super) fn may_be_missing(&self) -> bool {
-        self.event_id > 0 && !self.has_plain()
-    }
-
     /// A kind that comes as `M`, and as `P` from a daemon without callback ids.
     pub(super) const fn or_plain<M: Message, P: Message>(event_id: i32) -> Self
     where
@@ -177,6 +169,17 @@ impl<E> Kind<E> {
             message: Body::of::<M>(),
             plain: Some(Body::of::<P>()),
         }
+    }
+
+    /// Whether it comes from a daemon without callback ids too.
+    pub(super) fn has_plain(&self) -> bool {
+        self.plain.is_some()
+    }
+
+    /// Whether there are daemons with callback ids that do not know it: those know the kinds of before, and the first of each
+    /// family.
+    pub(super) fn may_be_missing(&self) -> bool {
+        self.event_id > 0 && !self.has_plain()
     }
 }
 

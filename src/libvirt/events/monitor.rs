@@ -38,7 +38,7 @@ const REGISTER_NOCASE: u32 = 2;
 /// A name or pattern longer than this is matched here alone.
 const LONGEST_PATTERN: usize = 4096;
 
-/// Monitor events, of one domain by its UUID.
+/// Monitor events, of one domain by its UUID or of all.
 struct QemuMonitor;
 
 impl EventKind for QemuMonitor {
@@ -103,19 +103,21 @@ impl Wanted {
         }
     }
 
-    fn args(self, domain: &Domain) -> ConnectDomainMonitorEventRegisterArgs {
+    fn args(self, domain: Option<&Domain>) -> ConnectDomainMonitorEventRegisterArgs {
         ConnectDomainMonitorEventRegisterArgs {
-            dom: Some(domain.clone()),
+            dom: domain.cloned(),
             event: self.event,
             flags: self.flags,
         }
     }
 
-    fn registration(self, domain: &Domain) -> Result<Registration, Error> {
+    fn registration(self, domain: Option<&Domain>) -> Result<Registration, Error> {
         let key = self.key();
         let messages = Messages::Numbered(DomainMonitorEvent::NUMBER);
-        let (uuid, args) = (domain.uuid.as_bytes(), self.args(domain));
-        let registration = Registration::new::<QemuMonitor>(messages, uuid, &key, &args)?;
+        // Nothing stands for all domains.
+        let target = domain.map_or(&[][..], |domain| domain.uuid.as_bytes());
+        let args = self.args(domain);
+        let registration = Registration::new::<QemuMonitor>(messages, target, &key, &args)?;
         match key.is_empty() {
             true => {
                 registration.beside_others::<QemuMonitor>(&Wanted::all_by_pattern().args(domain))
@@ -126,12 +128,12 @@ impl Wanted {
 }
 
 impl Libvirt {
-    /// Subscribes to the monitor events of `domain` whose names `filter` may take. None of them after this is missed.
+    /// Subscribes to the monitor events of `domain`, or of all, whose names `filter` may take. None of them after this is missed.
     ///
     /// A queue without a limit of its own holds as many as is configured.
     pub(crate) async fn monitor_events(
         &self,
-        domain: &Domain,
+        domain: Option<&Domain>,
         filter: &EventFilter,
         limit: Option<usize>,
         overflow: Overflow,
@@ -178,7 +180,7 @@ pub(super) fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((rest.get(..length)?, rest.get(padded..)?))
 }
 
-/// The monitor events of one domain. Ends after the error that says why the connection ended.
+/// The monitor events of one domain, or of all. Ends after the error that says why the connection ended.
 pub(crate) struct MonitorEvents {
     subscription: Option<Subscription>,
     /// The domain of the last event: it is nearly always that of the next.

@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::{Client, Handle, Shared, Way};
+use super::{Client, Shared, finish};
 use crate::connection::{CallOptions, Encoded};
 use crate::error::{Error, LibvirtError, Phase};
 use crate::inflight::Outgoing;
@@ -68,7 +68,8 @@ pub enum StreamItem {
 /// with: one that writes to a console whose guest does not read holds up the others on the connection.
 pub struct Stream {
     core: Arc<Core>,
-    on: Arc<Handle>,
+    /// The connection it is on. It ends with that, also where another takes its place.
+    shared: Arc<Shared>,
     /// Keeps the connection open.
     _client: Client,
     name: &'static str,
@@ -91,13 +92,11 @@ impl Client {
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<(Bytes, Stream), Error> {
-        // It lives and ends with one connection.
-        let on = self.present(options).await?;
-        let stream = Stream::new(&on, self, &call, name, options);
+        let shared = self.connected(options).await?;
+        let stream = Stream::new(self, shared.clone(), &call, name, options);
         call.announce = Some(Arc::new(Opening(stream.core.clone())));
-        let on = Client { way: Way::Once(on) };
-        let payload = on.send_raw(call, name, options).await?;
-        Ok((payload, stream))
+        let reply = shared.send(call, options).await?;
+        Ok((finish(name, reply.status, reply.payload)?, stream))
     }
 }
 
@@ -130,8 +129,8 @@ impl Shared {
 
 impl Stream {
     fn new(
-        on: &Arc<Handle>,
         client: &Client,
+        shared: Arc<Shared>,
         call: &Encoded,
         name: &'static str,
         options: &CallOptions<'_>,
@@ -144,8 +143,8 @@ impl Stream {
         let header = Header::call(program, version, procedure, 0);
         let may_have_holes = program == remote::PROGRAM && WITH_HOLES.contains(&procedure);
         Stream {
-            core: Core::new(State::new(header, name), on.shared.streams.clone()),
-            on: on.clone(),
+            core: Core::new(State::new(header, name), shared.streams.clone()),
+            shared,
             _client: client.clone(),
             name,
             sparse: may_have_holes && call.bytes.last().is_some_and(|flags| flags & SPARSE != 0),
@@ -323,7 +322,7 @@ impl Stream {
     /// Gives the stream a turn among what is sent, where it is to have one.
     fn send_if(&self, turn: bool) {
         if turn {
-            let calls = &self.on.shared.connection.calls;
+            let calls = &self.shared.connection.calls;
             calls.submit_turn(self.core.clone() as Arc<dyn Outgoing>);
         }
     }

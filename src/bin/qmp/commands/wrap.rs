@@ -10,7 +10,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use libvirt_qmp::{DomainExt, Monitor, QmpListener, SocketMonitor};
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -162,8 +162,11 @@ impl Qemu {
 
     /// Kills QEMU where it still lives, and waits for it.
     async fn kill(&mut self) -> Option<ExitStatus> {
-        // Of one that has ended already this is the status alone.
-        let _ = self.child.start_kill();
+        // It has a process group, with what it started. Of one that has ended already this gives the status alone.
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(id) = id.and_then(Pid::from_raw) {
+            let _ = kill_process_group(id, Signal::KILL);
+        }
         match self.child.wait().await {
             Ok(status) => Some(status),
             Err(error) => {
