@@ -14,7 +14,7 @@
 //! Where a lost connection is made again, a registration outlives it: it waits for the next one, on which it is made anew, with
 //! another id. What its streams may have missed is said to them before any event that comes then.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
@@ -316,16 +316,17 @@ struct Target {
     registration: Arc<Registration>,
     /// Whether the registration has been sent on the connection that there is.
     submitted: bool,
-    gap: Option<Gap>,
-    /// Whose streams were live on a connection before this one: those below this number.
-    were_live: u64,
+    /// Set while it is not registered, but was.
+    lost: Option<Lost>,
 }
 
-/// A loss that has not been told yet.
-struct Gap {
+/// How a registration was lost.
+struct Lost {
     cause: Arc<EndCause>,
-    /// To whom: those below this number. Later ones have missed nothing.
+    /// Who had it: the subscribers below this number. Later ones have missed nothing.
     subscribers: u64,
+    /// Whether they have been told.
+    told: bool,
 }
 
 #[derive(Clone)]
@@ -338,21 +339,6 @@ enum Phase {
 }
 
 impl Target {
-    /// Says to the streams what they may have missed, before the first event that comes now, and that `lost` more were not held.
-    fn is_live_again(&mut self, lost: u64) {
-        let gap = self.gap.take();
-        if gap.is_none() && lost == 0 {
-            return;
-        }
-        for (subscriber, queue) in self.fanout.lock().iter() {
-            match &gap {
-                // Where nobody knows how many are missing, these are among them.
-                Some(gap) if *subscriber < gap.subscribers => queue.gap(&gap.cause),
-                _ => queue.lose(lost),
-            }
-        }
-    }
-
     /// Whether an event of `procedure` and with `id`, if it begins with one, is of this target, and has no route of its own.
     fn takes_without_route(
         &self,
@@ -561,6 +547,8 @@ pub(super) async fn register_again(shared: &Arc<Shared>, deadline: Deadline) -> 
     };
     let subscriptions = &shared.subscriptions;
     subscriptions.attach(shared, false);
+    // Before the first event can come.
+    subscriptions.lock().tell_gaps();
     let mut answers = Vec::new();
     while let Some(keys) = subscriptions.still_to_register() {
         for key in keys {
@@ -625,8 +613,7 @@ impl Subscriptions {
             phase: watch::Sender::new(Phase::Registering),
             registration: registration.clone(),
             submitted: false,
-            gap: None,
-            were_live: 0,
+            lost: None,
         };
         registry.targets.insert(key.clone(), target);
         let on = registry.on.upgrade().filter(|_| registry.open);
@@ -711,7 +698,13 @@ impl Subscriptions {
                     registry.routes.insert(route, target.fanout.clone());
                 }
                 target.phase.send_replace(Phase::Active { callback_id });
-                target.is_live_again(registry.held.lost);
+                let had_it = target.lost.take().map_or(0, |lost| lost.subscribers);
+                for (subscriber, queue) in target.fanout.lock().iter() {
+                    // Where nobody knows how many are missing, these are among them.
+                    if *subscriber >= had_it {
+                        queue.lose(registry.held.lost);
+                    }
+                }
                 for event in registry.held.take(&hook.key, callback_id) {
                     target.fanout.push(event);
                 }
@@ -721,9 +714,10 @@ impl Subscriptions {
             }
             Err(error) => {
                 if let Some(target) = registry.targets.remove(&hook.key) {
+                    // Those who register for the first time are told by what they wait for.
+                    let had_it = target.lost.as_ref().map_or(0, |lost| lost.subscribers);
                     for (subscriber, queue) in target.fanout.lock().iter() {
-                        // Whoever waits for the outcome is told there; others may fill the same queue.
-                        if *subscriber < target.were_live {
+                        if *subscriber < had_it {
                             queue.fail(error.clone());
                         }
                     }
@@ -798,18 +792,30 @@ impl Subscriptions {
 }
 
 impl Registry {
-    /// Where an event goes for which there is no route. Its registration is live then, whether or not the reply is there.
-    fn without_route(&mut self, header: Header, id: Option<i32>) -> Vec<Arc<Fanout>> {
+    /// Says in every stream that it has lost its registration: once, however many it had.
+    fn tell_gaps(&mut self) {
+        let mut told = HashSet::new();
+        for target in self.targets.values_mut() {
+            let Some(lost) = target.lost.as_mut().filter(|lost| !lost.told) else {
+                continue;
+            };
+            lost.told = true;
+            for (subscriber, queue) in target.fanout.lock().iter() {
+                if *subscriber < lost.subscribers && told.insert(Arc::as_ptr(queue)) {
+                    queue.gap(&lost.cause);
+                }
+            }
+        }
+    }
+
+    /// Where an event goes for which there is no route.
+    fn without_route(&self, header: Header, id: Option<i32>) -> Vec<Arc<Fanout>> {
         let (program, procedure) = (header.program, header.procedure);
         let ours = self
             .targets
-            .iter_mut()
+            .iter()
             .filter(|(key, target)| target.takes_without_route(key, program, procedure, id));
-        ours.map(|(_, target)| {
-            target.is_live_again(0);
-            target.fanout.clone()
-        })
-        .collect()
+        ours.map(|(_, target)| target.fanout.clone()).collect()
     }
 
     /// The connection has been lost: what was registered there waits for the next one.
@@ -825,10 +831,10 @@ impl Registry {
             let was_active = matches!(*target.phase.borrow(), Phase::Active { .. });
             if was_active {
                 target.phase.send_replace(Phase::Registering);
-                target.were_live = subscribers;
-                target.gap.get_or_insert_with(|| Gap {
+                target.lost = Some(Lost {
                     cause: cause.clone(),
                     subscribers,
+                    told: false,
                 });
             }
         }

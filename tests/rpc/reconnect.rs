@@ -207,11 +207,11 @@ async fn what_was_live_is_registered_again_before_it_is_said_to_be_connected() {
     assert_eq!((call.args.event.as_ref(), call.args.flags), (None, 0));
     settle().await;
     assert!(is_lost(&state.borrow()));
+    assert!(matches!(*gap(&mut events).await, EndCause::PeerClosed));
     is_idle(&mut events).await;
     // Another id, as a daemon gives it.
     daemon.registered(&call, 5).await;
     until(&mut state, is_connected).await;
-    assert!(matches!(*gap(&mut events).await, EndCause::PeerClosed));
     daemon.event(16, "OLD", None).await;
     daemon.event(5, "B", None).await;
     assert_eq!(event(&mut events).await.name, "B");
@@ -598,6 +598,7 @@ async fn a_refused_registration_ends_its_streams_and_no_others() {
         }
     }
     until(&mut libvirt.state(), is_connected).await;
+    gap(&mut refused).await;
     let error = item(&mut refused).await.unwrap().unwrap_err();
     assert!(
         error.is_denied() && !error.leaves_stream_open(),

@@ -94,7 +94,7 @@ impl LibvirtC {
     }
 
     /// As [`LibvirtC::new`], with settings. [`Config::uri`] means nothing here, and [`Config::keepalive`] is rounded up to whole
-    /// seconds.
+    /// seconds. With [`Config::reconnect`], which libvirt's library cannot do, nothing is opened.
     pub fn with_config(
         uri: impl Into<String>,
         domain: impl Into<DomainKey>,

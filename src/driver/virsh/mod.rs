@@ -122,7 +122,8 @@ impl Virsh {
     }
 
     /// As [`Virsh::new`], with settings. `uri` is the one given here; that of `config`, its handshake and the number of calls in
-    /// flight mean nothing to virsh. Keepalive is virsh's own, in whole seconds.
+    /// flight mean nothing to virsh. Keepalive is virsh's own, in whole seconds. With [`Config::reconnect`], which virsh cannot do,
+    /// nothing is started.
     pub fn with_config(
         uri: impl Into<String>,
         domain: impl Into<DomainKey>,

@@ -42,8 +42,8 @@ pub type SecretEvents = ObjectEvents<Secrets>;
 /// A stream of libvirt's events, from the moment its subscription was made, in the order in which they came.
 ///
 /// It has a bounded queue of its own: where events come faster than they are taken, [`Error::EventsLost`] says at that place
-/// how many went. An event that cannot be decoded is [`Error::Decode`] in its place, and the stream goes on. Where the
-/// connection ends, the last item says why.
+/// how many went. An event that cannot be decoded is [`Error::Decode`] in its place, and [`Error::Gap`] stands where a
+/// connection was lost and made again; the stream goes on after these. Where the connection ends, the last item says why.
 ///
 /// Where the connection is made again after a loss ([`Config::reconnect`](crate::Config::reconnect)), every kind of event is
 /// registered again, and [`Error::Gap`] comes before the first event of each that was: for one loss it may come several
