@@ -180,9 +180,9 @@ impl Method<'_> {
             );
         }
         let name = names::field(self.name());
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "    pub async fn {name}({parameters}) -> Result<{ret}, Error> {{\n"
+            "    pub async fn {name}({parameters}) -> Result<{ret}, Error> {{"
         );
         let args = match self.procedure.argument {
             Some(Base::Type(id)) => self.types.get(id).map_or("", |ty| &ty.origin.wire),
