@@ -281,7 +281,7 @@ fn every_value_comes_back() {
         for fill in [Fill::Least, Fill::Most] {
             (shape.comes_back)(&mut Source::new(fill, 0));
         }
-        for seed in 1..=30 {
+        for seed in 1..=10 {
             let mut source = Source::new(Fill::Any, seed);
             let bytes = (shape.comes_back)(&mut source);
             assert_eq!(bytes.len() % 4, 0, "{}", shape.name);
@@ -314,7 +314,7 @@ fn no_length_is_believed() {
     every(&mut |shape| {
         let bytes = (shape.comes_back)(&mut Source::new(Fill::Most, 0));
         for word in (0..bytes.len()).step_by(4) {
-            for lie in [5_u32, 16_384, 4_194_304, 0x4000_0000, u32::MAX] {
+            for lie in [5_u32, 4_194_304, u32::MAX] {
                 let mut bytes = bytes.clone();
                 bytes[word..word + 4].copy_from_slice(&lie.to_be_bytes());
                 (shape.reads)(bytes.into());

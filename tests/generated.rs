@@ -138,6 +138,33 @@ fn scalars() {
     );
 }
 
+/// Numbers that are of an enum, or flags, are as wide on the wire as they were.
+#[test]
+fn marked_fields() {
+    let mut marked = demo::Marked {
+        colour: Colour::GREEN,
+        rights: demo::Rights::READ | demo::Rights::ALL,
+        wide: demo::Rights::WRITE | demo::Rights(0x40),
+        colours: vec![Colour::NONE],
+        password: b"abc".to_vec(),
+        limit: 7,
+    };
+    let mut bytes = words(&[7, 0x8000_0001, 0, 0x42, 1, -1, 3]);
+    bytes.extend_from_slice(b"abc\0");
+    bytes.extend(words(&[7]));
+    same(&marked, &bytes);
+    let shown = format!("{marked:?}");
+    assert!(
+        shown.contains("Rights(DEMO_RIGHTS_WRITE | 0x40)") && !shown.contains("97"),
+        "{shown}"
+    );
+    // Bits that the flags have no room for are not dropped.
+    bytes[8..12].copy_from_slice(&[0, 0, 0, 1]);
+    assert!(unpack::<demo::Marked>(&bytes).is_err());
+    marked.rights = demo::Rights::default();
+    assert!(marked.rights.is_empty());
+}
+
 /// As libvirt's decoder has it.
 #[test]
 fn any_other_number_is_true() {

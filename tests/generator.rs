@@ -506,7 +506,7 @@ fn limits_and_layouts() {
     assert_eq!(
         fields(remote, "DomainGetInfoRet"),
         [
-            "state: u8",
+            "state: super::constants::DomainState",
             "max_mem: u64",
             "memory: u64",
             "nr_virt_cpu: u16",

@@ -166,6 +166,7 @@ fn emit_debug(out: &mut String, rust: &str, fields: &[Field]) {
         out,
         "
     impl std::fmt::Debug for {rust} {{
+        #[inline]
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {{
             f.debug_struct(\"{rust}\")
 "

@@ -172,7 +172,7 @@ mod tests {
         let args = DomainAgentCommandArgs {
             dom: domain.clone(),
             cmd: COMMAND.into(),
-            timeout: (-2).into(),
+            timeout: -2,
             flags: Default::default(),
         };
         let view = AgentCommand {

@@ -38,7 +38,6 @@ impl Spec {
 }
 
 /// A call whose arguments are being written. The first that does not fit is what `finish` returns.
-#[derive(Debug)]
 pub(crate) struct Outgoing {
     spec: &'static Spec,
     writer: Writer,

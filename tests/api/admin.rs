@@ -125,7 +125,7 @@ async fn a_daemon_says_what_virt_admin_prints() {
         .unwrap();
     let filters = admin.connect_get_logging_filters().await.unwrap();
     assert_eq!(
-        format!("Logging filters: {}", filters.filters.unwrap().trim()),
+        filters.filters.unwrap().trim(),
         virt_admin(&lab, &["daemon-log-filters"])
     );
     assert!(admin.connect_get_lib_version().await.unwrap() >= 9_000_000);

@@ -136,7 +136,7 @@ impl Script {
             is if is == id::<ConnectListAllDomains>() => Step::ListDomains,
             is if is == id::<DomainLookupByName>() => {
                 let args: DomainLookupByNameArgs = xdr::decode(payload).unwrap();
-                Step::Lookup(DomainKey::Name(args.name.into()))
+                Step::Lookup(DomainKey::Name(args.name))
             }
             is if is == id::<DomainLookupByUuid>() => {
                 let args: DomainLookupByUuidArgs = xdr::decode(payload).unwrap();
@@ -144,7 +144,7 @@ impl Script {
             }
             is if is == id::<DomainMonitorCommand>() => {
                 let args: DomainMonitorCommandArgs = xdr::decode(payload).unwrap();
-                Step::Run(args.cmd.into())
+                Step::Run(args.cmd)
             }
             is if is == id::<ConnectDomainMonitorEventRegister>() => Step::Subscribe,
             is if is == id::<ConnectDomainMonitorEventDeregister>() => Step::Unsubscribe,

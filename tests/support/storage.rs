@@ -82,7 +82,7 @@ impl Pool {
     ) -> StorageVolLookupByPathRet {
         let size = format!("{size}b");
         lab.virsh(&["vol-create-as", "pool", name, &size, "--allocation", "0"]);
-        let path = self.path(name).display().to_string().into();
+        let path = self.path(name).display().to_string();
         call::<StorageVolLookupByPath>(libvirt, StorageVolLookupByPathArgs { path }).await
     }
 
