@@ -124,3 +124,24 @@ async fn events_can_be_chosen() {
     let screen = shell.pty.screen();
     assert!(!screen.contains(" STOP"), "{screen}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_is_typed_at_as_a_guest_is() {
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/events.fixture");
+    let scratch = crate::Scratch::new();
+    let uri = format!("replay:{fixture}");
+    let mut pty = crate::Pty::qmp(&["-C", &uri, "shell", "stage-lb-1"], &scratch.path(""));
+    pty.wait_for_line("stage-lb-1> ");
+    for (command, event) in [
+        ("stop", " STOP"),
+        ("cont", " RESUME"),
+        ("system_reset", " RESET {"),
+    ] {
+        pty.enter(command);
+        pty.wait_for(event);
+        pty.wait_for_line("stage-lb-1> ");
+    }
+    pty.send(CTRL_D);
+    assert_eq!(pty.end(), 0);
+    assert!(!pty.screen().contains("error"), "{}", pty.screen());
+}
