@@ -21,6 +21,7 @@ use crate::dial::{tcp, unix};
 use crate::error::{EndCause, Error, Phase};
 use crate::monitor::RunOptions;
 use crate::qmp::{self, Command, RawCommand};
+use crate::reconnect::refuse;
 use crate::transport::Transport;
 use link::{Failure, Link};
 
@@ -234,10 +235,7 @@ impl GuestAgent {
     ) -> Result<Bytes, Error> {
         let command = RawCommand::parse(text)?;
         refuse_oob(&command)?;
-        if self.config.reconnect.is_some() {
-            let what = "Config::reconnect for the guest agent on a socket of its own";
-            return Err(Error::Unsupported(what.to_owned()));
-        }
+        refuse(&self.config, "the guest agent on a socket of its own")?;
         if !options.files.is_empty() {
             let what = "the guest agent takes no file descriptors";
             return Err(Error::Unsupported(what.to_owned()));
