@@ -167,7 +167,7 @@ impl LibvirtRpc {
             config: config.clone(),
             state: state.clone(),
         };
-        let origin = Origin::Uri(uri);
+        let origin = Origin::Uri(Box::new(uri));
         link.session(|stream| Libvirt::open_by(stream, config, origin, state, steps))
             .await?;
         let monitor = LibvirtRpc::over(Session::Own(link, Box::new(own)), domain.into());

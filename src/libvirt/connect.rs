@@ -95,7 +95,7 @@ impl Libvirt {
         let mut steps = Steps::new(config.connect_timeout);
         let (uri, stream) = dial(uri, &config, &mut steps).await?;
         config.uri = uri.name();
-        let (origin, state) = (Origin::Uri(uri), StateSender::opening());
+        let (origin, state) = (Origin::Uri(Box::new(uri)), StateSender::opening());
         Libvirt::open_by(stream, config, origin, state, steps).await
     }
 }

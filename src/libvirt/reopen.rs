@@ -20,7 +20,7 @@ use crate::uri::Uri;
 pub(crate) enum Origin {
     /// From the user: there is only this one.
     User,
-    Uri(Uri),
+    Uri(Box<Uri>),
     Function(Connect),
 }
 
