@@ -7,7 +7,8 @@ use crate::connection::Limits;
 use crate::error::{Error, Phase};
 use crate::protocol::Procedure;
 use crate::rpc::{self, Stream};
-use crate::{transport, xdr};
+use crate::transport;
+use crate::xdr;
 
 impl Libvirt {
     /// Calls `P`, which opens a stream, such as `REMOTE_PROC_STORAGE_VOL_DOWNLOAD`. Returns its reply and the stream.
