@@ -28,11 +28,12 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use futures_util::StreamExt;
 use libvirt_qmp::protocol::remote::ConnectListAllDomainsRet;
-use libvirt_qmp::{Config, Libvirt, LibvirtRpc, Monitor, xdr};
+use libvirt_qmp::protocol::{Procedure, remote};
+use libvirt_qmp::{Config, Libvirt, LibvirtRpc, Monitor, StreamItem, xdr};
 use tokio::runtime::{Builder, Runtime};
 
 use floor::Floor;
-use server::{DOMAINS, LARGE_REPLY, Special};
+use server::{DOMAINS, LARGE_REPLY, PACKET_DATA, Special, VOLUME_PACKETS};
 use table::{FLOOR, Row, Unit};
 use wire::DOMAIN;
 
@@ -47,6 +48,9 @@ const MONITOR_ROUNDS: u32 = 10;
 
 /// Events in one iteration, all within the queue, so that a lost one would be a fault.
 const EVENTS: u32 = 20_000;
+
+/// Bytes of the volume that is downloaded.
+const VOLUME: u32 = VOLUME_PACKETS * PACKET_DATA;
 
 const ROWS: &[Row] = &[
     Row {
@@ -101,6 +105,13 @@ const ROWS: &[Row] = &[
         function: "limited",
         ..MANY_MONITORS
     },
+    Row {
+        title: "download of a volume",
+        group: "download",
+        function: "client",
+        elements: VOLUME,
+        unit: Unit::Bytes,
+    },
 ];
 
 const SEQUENTIAL: Row = Row {
@@ -146,6 +157,7 @@ fn main() {
     large_reply(&mut criterion);
     list_domains(&mut criterion);
     monitors(&mut criterion);
+    download(&mut criterion);
     criterion.final_summary();
     table::print(ROWS, start);
 }
@@ -276,6 +288,51 @@ fn monitors(criterion: &mut Criterion) {
         });
         all_call(&mut group, name, &runtime, &monitors, MONITOR_ROUNDS);
     }
+    group.finish();
+}
+
+/// `REMOTE_PROC_STORAGE_VOL_DOWNLOAD`, as much of its arguments as the server here looks at.
+struct Download;
+
+impl Procedure for Download {
+    const PROGRAM: u32 = remote::PROGRAM;
+    const VERSION: u32 = remote::VERSION;
+    const NUMBER: i32 = 209;
+    const NAME: &'static str = "REMOTE_PROC_STORAGE_VOL_DOWNLOAD";
+    type Args = u32;
+    type Reply = ();
+}
+
+fn download(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("download");
+    group.throughput(Throughput::Bytes(u64::from(VOLUME)));
+    let (call, end) = floor::download();
+    group.bench_function(FLOOR, |bencher| {
+        let mut floor = Floor::connect();
+        bencher.iter(|| {
+            // The reply, the data, and the end of it.
+            floor.exchange(&call, 1 + VOLUME_PACKETS as usize + 1);
+            floor.exchange(&end, 1);
+        });
+    });
+    let runtime = current_thread();
+    let session = runtime.block_on(open(Config::new()));
+    group.bench_function("client", |bencher| {
+        bencher.iter(|| {
+            runtime.block_on(async {
+                let ((), mut stream) = session.open_stream::<Download>(&0).await.unwrap();
+                let mut came = 0;
+                while let Some(item) = stream.recv().await.unwrap() {
+                    let StreamItem::Data(data) = item else {
+                        panic!("a hole");
+                    };
+                    came += black_box(data).len();
+                }
+                assert_eq!(came, VOLUME as usize);
+                stream.finish().await.unwrap();
+            });
+        });
+    });
     group.finish();
 }
 

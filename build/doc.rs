@@ -11,6 +11,7 @@
 //! of a field of a struct
 //! @enum NAME, @flags NAME   the enum of `xdr/` that the number on the wire is a value, or a set of bits, of
 //! @value VALUE              what a method always sends here: a number, or the name of one
+//! @adds VALUE               bits that a method adds to what it is given
 //! @secret                   what no `Debug` may show
 //!
 //! of an enum
@@ -94,17 +95,16 @@ impl Doc {
                 text: name.to_owned(),
                 at: *at,
             };
+            let number = |value: &str| match value.parse() {
+                Ok(number) => Value::Number(number, *at),
+                Err(_) => Value::Name(name(value)),
+            };
             let fresh = match words.as_slice() {
                 ["enum" | "flags", of] => read.of.replace(name(of)).is_none(),
-                ["value", value] => {
-                    let value = match value.parse() {
-                        Ok(number) => Value::Number(number, *at),
-                        Err(_) => Value::Name(name(value)),
-                    };
-                    read.value.replace(value).is_none()
-                }
+                ["value", value] => read.value.replace(number(value)).is_none(),
+                ["adds", value] => read.adds.replace(number(value)).is_none(),
                 ["secret"] => !std::mem::replace(&mut read.secret, true),
-                ["enum" | "flags" | "value" | "secret", ..] => {
+                ["enum" | "flags" | "value" | "adds" | "secret", ..] => {
                     let message = format!("`@{note}` is not readable; see xdr/README.md");
                     return Err(Problem::new(*at, message));
                 }
@@ -166,6 +166,8 @@ pub(crate) struct FieldNotes {
     pub(crate) of: Option<Name>,
     /// What a method always sends in it.
     pub(crate) value: Option<Value>,
+    /// Bits that a method adds to it.
+    pub(crate) adds: Option<Value>,
     pub(crate) secret: bool,
 }
 
@@ -261,6 +263,25 @@ mod tests {
         assert_eq!(read.priority.as_deref(), Some("high"));
         assert!(!read.event);
         assert!(doc.no_notes().is_err());
+    }
+
+    #[test]
+    fn annotations_of_fields_are_read() {
+        let read = doc(" @flags F\n * @adds BIT\n * @secret")
+            .field_notes()
+            .unwrap();
+        assert!(matches!(read.of, Some(Name { text, .. }) if text == "F"));
+        assert!(matches!(read.adds, Some(Value::Name(Name { text, .. })) if text == "BIT"));
+        assert!(read.secret && read.value.is_none());
+        let read = doc(" @value -1").field_notes().unwrap();
+        assert!(matches!(read.value, Some(Value::Number(-1, _))));
+        for (text, message) in [
+            (" @adds", "`@adds` is not readable; see xdr/README.md"),
+            (" @adds 1\n * @adds 2", "`@adds 2` is given twice"),
+            (" @added 1", "unknown annotation `@added 1`"),
+        ] {
+            assert_eq!(doc(text).field_notes().unwrap_err().message, message);
+        }
     }
 
     #[test]

@@ -133,6 +133,8 @@ pub(crate) struct Field {
     pub(crate) declared: Declared,
     /// What a method always sends.
     pub(crate) value: Option<i64>,
+    /// Bits that a method adds to what it is given.
+    pub(crate) adds: Option<i64>,
     pub(crate) secret: bool,
 }
 

@@ -219,14 +219,15 @@ impl Config {
     /// Makes a lost connection again, as `backoff` says. Without this a connection that is lost has ended.
     ///
     /// It takes a connection that knows its way: one by URI ([`Libvirt::connect_with`](crate::Libvirt::connect_with),
-    /// [`LibvirtRpc::connect_uri_with`](crate::LibvirtRpc::connect_uri_with)) or address, or with a function that connects
-    /// ([`Libvirt::open_with`](crate::Libvirt::open_with)). Over a stream that was handed in it is refused
-    /// ([`Error::Unsupported`](crate::Error)). These rules are fixed:
+    /// [`LibvirtRpc::connect_uri_with`](crate::LibvirtRpc::connect_uri_with)) or address
+    /// ([`SocketMonitor`](crate::SocketMonitor#reconnecting), which has some rules of its own), or with a function that connects
+    /// ([`Libvirt::open_with`](crate::Libvirt::open_with), [`SocketMonitor::open_with`](crate::SocketMonitor::open_with)). Over
+    /// a stream that was handed in it is refused ([`Error::Unsupported`](crate::Error)). These rules are fixed:
     ///
     /// - The first connecting is tried once, and its error is returned.
-    /// - Every end of the connection is a loss but the user's own: closing, disconnecting, dropping the last handle. These end the
-    ///   trying too, at once, at whatever point.
-    /// - A try is made after the delay and has [`connect_timeout`](Config::connect_timeout). It is the whole way: connecting,
+    /// - Every end of the connection is a loss but the end of its runtime and the user's own: closing, disconnecting, dropping the
+    ///   last handle. These end the trying too, at once, at whatever point.
+    /// - A try is made after the delay and has [the time for connecting](Config#deadlines). It is the whole way: connecting,
     ///   authenticating, opening, registering every live event stream again. Where any of it fails, the next try follows after
     ///   the next delay. The delays begin anew only where the connection lived longer than the next of them: a peer that
     ///   accepts and closes at once is not asked all the time.
@@ -237,14 +238,15 @@ impl Config {
     ///   down, and is tried again.
     /// - No command is ever sent again. Those in flight fail at the loss with [`Error::Disconnected`](crate::Error), and
     ///   `maybe_executed` says whether they had been sent. Those made meanwhile wait for the connection within their own timeout
-    ///   ([`Phase::Reconnect`](crate::Phase)), and so do new event streams.
+    ///   ([`Phase::Reconnect`](crate::Phase)), as do those that still waited for their turn at the loss, and new event streams.
+    ///   Streams of data, such as a volume's content, end with the connection that they are on.
     /// - Each event stream goes on. Where the connection was lost it has one [`Error::Gap`](crate::Error), before the first
     ///   event of the new connection: what came meanwhile is missing. One that the peer does not want to serve any more ends with
     ///   the peer's error.
     /// - A domain stays the one that was found first, by its UUID. What was known of its QEMU is asked anew, for it may have been
     ///   started again meanwhile.
     ///
-    /// The drivers `LibvirtC` and [`Virsh`](crate::Virsh) cannot do it, and refuse it.
+    /// The drivers `LibvirtC` and [`Virsh`](crate::Virsh) cannot do it, and refuse it, as does the admin interface.
     pub fn reconnect(mut self, backoff: Backoff) -> Self {
         self.reconnect = Some(backoff);
         self

@@ -124,10 +124,17 @@ impl<R, H> Connection<R, H> {
     /// Dropping the future before the call was sent sends nothing; after that the reply is discarded, and the call's slot
     /// stays taken until the reply comes.
     pub(crate) async fn send(&self, call: Encoded, options: &CallOptions<'_>) -> Result<R, Error> {
-        if leaves_no_time(options.deadline) {
-            return Err(timed_out(options, Progress::Queued));
-        }
-        let slot = self.slot(options).await?;
+        let slot = self.slot(options, &mut None).await?;
+        self.send_in(slot, call, options).await
+    }
+
+    /// As `send`, in a slot that the call has already.
+    pub(crate) async fn send_in(
+        &self,
+        slot: Slot,
+        call: Encoded,
+        options: &CallOptions<'_>,
+    ) -> Result<R, Error> {
         let (sender, reply) = oneshot::channel();
         let submission = call.submit(
             Waiter::Caller(sender),
@@ -147,8 +154,16 @@ impl<R, H> Connection<R, H> {
         }
     }
 
-    /// Waits for the right to have a call in flight.
-    async fn slot(&self, options: &CallOptions<'_>) -> Result<Slot, Error> {
+    /// Waits for the right to have a call in flight. `turn` is the turn at the monitor, where it has come already; it is left there
+    /// where this fails.
+    pub(crate) async fn slot(
+        &self,
+        options: &CallOptions<'_>,
+        turn: &mut Option<OwnedSemaphorePermit>,
+    ) -> Result<Slot, Error> {
+        if leaves_no_time(options.deadline) {
+            return Err(timed_out(options, Progress::Queued));
+        }
         let limit = self.limit.as_ref();
         let (monitor, connection, calls) = match options.limits {
             Limits::None => (None, None, 1),
@@ -157,12 +172,13 @@ impl<R, H> Connection<R, H> {
             Limits::Monitor(own) => (limit.map(|_| own), limit, 1),
         };
         let mut slot = Slot::default();
-        if let Some(monitor) = monitor {
-            slot.monitor = Some(self.permit(monitor, 1, options).await?);
+        if let (Some(monitor), None) = (monitor, &turn) {
+            *turn = Some(self.permit(monitor, 1, options).await?);
         }
         if let Some(connection) = connection {
             slot.connection = Some(self.permit(connection, calls, options).await?);
         }
+        slot.monitor = turn.take();
         Ok(slot)
     }
 

@@ -661,6 +661,73 @@ mod tests {
         assert!(batch(&calls).is_empty());
     }
 
+    /// A stream as far as it goes here: so many packets of one byte.
+    #[derive(Debug)]
+    struct Packets(Mutex<Vec<u8>>);
+
+    impl Outgoing for Packets {
+        fn next_packet(&self) -> Option<OutgoingPacket> {
+            let mut left = self.0.lock().unwrap();
+            let byte = left.pop()?;
+            Some(OutgoingPacket {
+                bytes: vec![byte],
+                more: !left.is_empty(),
+                waker: None,
+            })
+        }
+    }
+
+    #[test]
+    fn those_with_many_packets_take_turns_with_calls_and_each_other() {
+        let calls = TestCalls::new(0);
+        for packets in [vec![0xa2, 0xa1, 0xa0], vec![0xb1, 0xb0], vec![]] {
+            calls.submit_turn(Arc::new(Packets(Mutex::new(packets))));
+        }
+        let _reply = submit(&calls);
+        assert_eq!(batch(&calls), [0xa0, 0xb0, 0, 0, 0, 0, 0xa1, 0xb1, 0xa2]);
+    }
+
+    #[derive(Debug, Default)]
+    struct Taken(Mutex<Vec<u32>>);
+
+    impl Announce for Taken {
+        fn announce(&self, serial: u32) -> bool {
+            self.0.lock().unwrap().push(serial);
+            serial > 1
+        }
+    }
+
+    #[test]
+    fn a_serial_that_is_refused_is_passed_over() {
+        let calls = TestCalls::new(0);
+        let taken = Arc::new(Taken::default());
+        let (mut announced, _reply) = call(None);
+        announced.announce = Some(taken.clone());
+        calls.submit(announced).unwrap();
+        assert_eq!(batch(&calls), [0, 0, 0, 2]);
+        assert_eq!(*taken.0.lock().unwrap(), [0, 1, 2]);
+        // One that nobody waits for is not even announced.
+        let (mut dropped, reply) = call(None);
+        dropped.announce = Some(taken.clone());
+        calls.submit(dropped).unwrap();
+        drop(reply);
+        assert!(batch(&calls).is_empty());
+        assert_eq!(taken.0.lock().unwrap().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_call_wakes_a_reader_that_paused_while_there_was_none() {
+        let calls = TestCalls::new(0);
+        assert!(calls.pause());
+        let _reply = submit(&calls);
+        calls.resume.notified().await;
+        assert!(!calls.pause());
+        batch(&calls);
+        assert!(!calls.pause());
+        answer(&calls, 0);
+        assert!(calls.pause());
+    }
+
     #[test]
     fn late_replies_are_told_from_foreign_ones() {
         let calls = TestCalls::new(0);

@@ -48,7 +48,7 @@ pub use error::{
 };
 pub use guard::Guard;
 pub use hypervisor::{DomainStatus, Hypervisor, HypervisorDomain, HypervisorVersion};
-pub use libvirt::{Admin, DomainKey, Libvirt};
+pub use libvirt::{Admin, DomainKey, Libvirt, events};
 pub use monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorExt, MonitorFuture, RunOptions,
     SchemaCell,

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use crate::error::EndCause;
+use crate::error::{EndCause, Error};
 use crate::qmp::Event;
 
 /// Bytes that the items of one queue may have in all: as many as the longest message. One item fits in any case.
@@ -68,11 +68,28 @@ impl<T> Clone for QueueOptions<T> {
 pub(crate) trait Queued {
     /// Bytes that it takes, about.
     fn size(&self) -> usize;
+
+    /// Whether it belongs before `other`, which was added earlier and has not been taken.
+    fn comes_before(&self, _other: &Self) -> bool {
+        false
+    }
+}
+
+/// What can wait as a slice of a read buffer.
+pub(crate) trait Slice: Queued {
+    /// The same with its bytes to itself.
+    fn detached(&self) -> Self;
 }
 
 impl Queued for Bytes {
     fn size(&self) -> usize {
         self.len()
+    }
+}
+
+impl Slice for Bytes {
+    fn detached(&self) -> Self {
+        Bytes::copy_from_slice(self)
     }
 }
 
@@ -94,6 +111,8 @@ pub(crate) enum Item<T = Bytes> {
     Gap(Arc<EndCause>),
     /// The connection ended; nothing follows.
     Ended(Arc<EndCause>),
+    /// Nothing follows, for this reason of the stream's own.
+    Failed(Error),
 }
 
 /// Shared by the connection task, which pushes, and the stream, which takes.
@@ -114,8 +133,14 @@ struct Inner<T> {
     gap: Option<Arc<EndCause>>,
     /// What comes after the last of `items`; nothing is added before it is taken.
     after: After,
-    end: Option<Arc<EndCause>>,
+    end: Option<End>,
     waker: Option<Waker>,
+}
+
+#[derive(Clone)]
+enum End {
+    Connection(Arc<EndCause>),
+    Own(Box<Error>),
 }
 
 enum Waiting<T> {
@@ -159,16 +184,16 @@ impl<T> Taken<T> {
     }
 }
 
-impl EventQueue<Bytes> {
+impl<T: Slice> EventQueue<T> {
     /// Adds an item that is a slice of a read buffer: copied out where many wait, so that they do not keep theirs.
-    pub(crate) fn push_slice(&self, item: Bytes) {
+    pub(crate) fn push_slice(&self, item: T) {
         if !self.accepts(&item) {
             return;
         }
         let inner = self.lock();
         let item = match inner.items.len() {
             ..MOST_SLICES => item,
-            _ => Bytes::copy_from_slice(&item),
+            _ => item.detached(),
         };
         self.add(inner, item);
     }
@@ -220,13 +245,14 @@ impl<T: Queued> EventQueue<T> {
                 }
                 Overflow::End => {
                     inner.after.lost += 1;
-                    inner.end = Some(Arc::new(EndCause::UserClosed));
+                    inner.end = Some(End::Connection(Arc::new(EndCause::UserClosed)));
                     return;
                 }
             }
         }
         inner.bytes = inner.bytes.saturating_add(size);
         inner.items.push_back(Waiting::Event(item));
+        inner.put_in_place();
         wake(inner);
     }
 
@@ -254,14 +280,16 @@ impl<T: Queued> EventQueue<T> {
         if let Some(cause) = &inner.after.gap {
             other.gap(cause);
         }
-        if let Some(cause) = &inner.end {
-            other.end(cause.clone());
+        if let Some(end) = &inner.end {
+            other.end_with(end.clone());
         }
     }
 
     /// Reports `number` events as lost that never came this far.
     pub(crate) fn lose(&self, number: u64) {
-        self.lock().lost += number;
+        if number > 0 {
+            self.lock().lost += number;
+        }
     }
 
     /// Says after what is queued that the connection was lost by `cause` and made again: events may be missing there.
@@ -283,8 +311,17 @@ impl<T: Queued> EventQueue<T> {
 
     /// Nothing follows what is queued but the cause.
     pub(crate) fn end(&self, cause: Arc<EndCause>) {
+        self.end_with(End::Connection(cause));
+    }
+
+    /// Nothing follows what is queued but this error, though the connection lives.
+    pub(crate) fn fail(&self, error: Error) {
+        self.end_with(End::Own(Box::new(error)));
+    }
+
+    fn end_with(&self, end: End) {
         let mut inner = self.lock();
-        inner.end.get_or_insert(cause);
+        inner.end.get_or_insert(end);
         wake(inner);
     }
 
@@ -307,8 +344,10 @@ impl<T: Queued> EventQueue<T> {
         if let Some(item) = taken.next() {
             return Poll::Ready(item);
         }
-        if let Some(cause) = &inner.end {
-            return Poll::Ready(Item::Ended(cause.clone()));
+        match &inner.end {
+            Some(End::Connection(cause)) => return Poll::Ready(Item::Ended(cause.clone())),
+            Some(End::Own(error)) => return Poll::Ready(Item::Failed((**error).clone())),
+            None => {}
         }
         match &mut inner.waker {
             Some(waker) => waker.clone_from(cx.waker()),
@@ -327,6 +366,19 @@ impl<T: Queued> Inner<T> {
     fn is_full(&self, size: usize, limit: usize) -> bool {
         let too_many = self.items.len() - self.gaps >= limit;
         too_many || (!self.items.is_empty() && self.bytes.saturating_add(size) > MAX_BYTES)
+    }
+
+    /// Moves the last item to where it belongs: never before a gap, which parts two connections.
+    fn put_in_place(&mut self) {
+        let mut place = self.items.len().saturating_sub(1);
+        while place > 0
+            && let (Waiting::Event(item), Waiting::Event(before)) =
+                (&self.items[place], &self.items[place - 1])
+            && item.comes_before(before)
+        {
+            self.items.swap(place, place - 1);
+            place -= 1;
+        }
     }
 
     fn make_room(&mut self, size: usize, limit: usize) {
@@ -503,6 +555,10 @@ mod tests {
                 Item::Event(item) => String::from_utf8(item.to_vec()).unwrap(),
                 Item::Lost(number) => format!("{number} lost"),
                 Item::Gap(cause) => cause.to_string().replace("protocol violation: ", "gap "),
+                Item::Failed(error) => {
+                    all.push(error.to_string());
+                    return all;
+                }
                 Item::Ended(_) => return all,
             });
         }
@@ -592,11 +648,63 @@ mod tests {
         assert_eq!(all(&queue).await, ["1", "1 lost"]);
     }
 
+    #[tokio::test]
+    async fn a_stream_can_end_by_itself() {
+        let queue = queue(2);
+        push_all(&queue, ["1"]);
+        queue.fail(Error::Unsupported("this".to_owned()));
+        push_all(&queue, ["2"]);
+        let copy = self::queue(2);
+        queue.copy_to(&copy);
+        for queue in [queue, copy] {
+            assert_eq!(all(&queue).await, ["1", "not supported: this"]);
+        }
+    }
+
     #[test]
     fn a_gap_costs_the_events_no_memory() {
         use std::mem::size_of;
         assert_eq!(size_of::<Waiting<Bytes>>(), size_of::<Bytes>());
         assert_eq!(size_of::<Waiting<Event>>(), size_of::<Event>());
+    }
+
+    #[tokio::test]
+    async fn a_late_item_goes_where_it_belongs() {
+        #[derive(Debug, PartialEq)]
+        struct Place(u32);
+
+        impl Queued for Place {
+            fn size(&self) -> usize {
+                4
+            }
+
+            fn comes_before(&self, other: &Self) -> bool {
+                self.0 < other.0
+            }
+        }
+
+        let queue = EventQueue::new(QueueOptions::new(3));
+        let mut taken = Taken::default();
+        for place in [2, 5, 3, 4] {
+            queue.push(Place(place));
+        }
+        // What another connection brings stays behind the gap.
+        queue.gap(&lost_by("a"));
+        for place in [7, 1] {
+            queue.push(Place(place));
+        }
+        queue.end(Arc::new(EndCause::PeerClosed));
+        let mut items = Vec::new();
+        let mut gap_after = None;
+        loop {
+            match poll_fn(|cx| queue.poll_next(&mut taken, cx)).await {
+                Item::Event(Place(place)) => items.push(place),
+                Item::Lost(number) => assert_eq!(number, 3),
+                Item::Gap(_) => gap_after = Some(items.len()),
+                Item::Failed(_) | Item::Ended(_) => break,
+            }
+        }
+        assert_eq!((items, gap_after), (vec![5, 1, 7], Some(1)));
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::config::Backoff;
+use crate::config::{Backoff, Config};
 use crate::error::{EndCause, Error, TlsFailure};
 
 /// What a connection is doing now.
@@ -31,6 +31,16 @@ pub enum ConnectionState {
         /// Why.
         cause: Arc<EndCause>,
     },
+}
+
+/// Refuses settings by which `who` should make a lost connection again, for it cannot.
+pub(crate) fn refuse(config: &Config, who: &str) -> Result<(), Error> {
+    match config.reconnect {
+        Some(_) => Err(Error::Unsupported(format!(
+            "Config::reconnect: {who} does not make a lost connection again"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The tries of one connection, over all its losses.

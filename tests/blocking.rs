@@ -211,7 +211,7 @@ fn events_are_an_iterator_that_ends() {
 fn timeouts_hold() {
     let (qemu, monitor) = machine();
     qemu.never("lost");
-    let options = RunOptions::new().timeout(Duration::from_millis(20));
+    let options = RunOptions::new().timeout(Duration::from_millis(500));
     let started = Instant::now();
     let error = monitor
         .run_with(br#"{"execute":"lost"}"#, options)

@@ -6,7 +6,9 @@ use std::ops::Range;
 use std::os::unix::net::UnixStream;
 
 use crate::server;
-use crate::wire::{self, CALL, DOMAIN, PREFIX, QEMU, REMOTE, put_domain, put_string, put_word};
+use crate::wire::{
+    self, CALL, DOMAIN, PREFIX, QEMU, REMOTE, STREAM, put_domain, put_string, put_word,
+};
 
 /// Read at once, at most, unless a packet is larger.
 const READ: usize = 64 * 1024;
@@ -91,4 +93,10 @@ pub(crate) fn register() -> Vec<u8> {
 /// The call that lists all domains.
 pub(crate) fn list_domains() -> Vec<u8> {
     wire::packet(REMOTE, 273, CALL, 1, &[0, 0, 0, 1, 0, 0, 0, 0])
+}
+
+/// The call that opens a download, and the word that ends it.
+pub(crate) fn download() -> (Vec<u8>, Vec<u8>) {
+    let call = wire::packet(REMOTE, 209, CALL, 1, &[0; 4]);
+    (call, wire::packet(REMOTE, 209, STREAM, 1, &[]))
 }

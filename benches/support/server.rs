@@ -7,8 +7,8 @@ use std::io::{Read, Write};
 use std::sync::LazyLock;
 
 use crate::wire::{
-    self, CALL, KEEPALIVE, MESSAGE, PREFIX, QEMU, REMOTE, REPLY, SERIAL, put_domain, put_string,
-    put_word, word,
+    self, CALL, CONTINUE, KEEPALIVE, MESSAGE, PREFIX, QEMU, REMOTE, REPLY, SERIAL, STREAM,
+    put_domain, put_string, put_word, word,
 };
 
 /// What the list of domains holds.
@@ -16,6 +16,10 @@ pub(crate) const DOMAINS: u32 = 10_000;
 
 /// The length of the text of the large reply.
 pub(crate) const LARGE_REPLY: usize = 187_000;
+
+/// The content of the volume that can be downloaded: so many packets, each as large as libvirtd makes them.
+pub(crate) const VOLUME_PACKETS: u32 = 256;
+pub(crate) const PACKET_DATA: u32 = 262_120;
 
 /// Bytes of events that leave in one write, at most.
 const FLOOD_BLOCK: usize = 64 * 1024;
@@ -120,6 +124,11 @@ pub(crate) fn serve(mut stream: impl Read + Write) {
         match std::mem::replace(&mut session.next, Next::Read) {
             Next::Read => {}
             Next::Close => return,
+            Next::Download { serial } => {
+                if download(&mut stream, serial).is_err() {
+                    return;
+                }
+            }
             Next::Flood { count, data } => {
                 if session.flood(&mut stream, count, data).is_err() {
                     return;
@@ -138,7 +147,14 @@ struct Session {
 /// What follows the replies of a read.
 enum Next {
     Read,
-    Flood { count: usize, data: bool },
+    Flood {
+        count: usize,
+        data: bool,
+    },
+    /// The content of the volume, on the stream with this serial.
+    Download {
+        serial: u32,
+    },
     Close,
 }
 
@@ -170,6 +186,15 @@ impl Session {
             (REMOTE, CALL, 60) => words(&[1]),
             // REMOTE_PROC_CONNECT_OPEN, …_REGISTER_CLOSE_CALLBACK, …_UNREGISTER_CLOSE_CALLBACK
             (REMOTE, CALL, 1 | 360 | 361) => Vec::new(),
+            // REMOTE_PROC_STORAGE_VOL_DOWNLOAD
+            (REMOTE, CALL, 209) => {
+                self.next = Next::Download {
+                    serial: word(call, SERIAL.start),
+                };
+                Vec::new()
+            }
+            // The end of a download, which is confirmed.
+            (REMOTE, STREAM, 209) => return out.extend_from_slice(call),
             // REMOTE_PROC_CONNECT_CLOSE
             (REMOTE, CALL, 2) => {
                 self.next = Next::Close;
@@ -223,6 +248,20 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The packets of a download, and the empty one that ends it.
+fn download(stream: &mut impl Write, serial: u32) -> std::io::Result<()> {
+    let packet = |payload: &[u8]| {
+        let mut packet = wire::packet(REMOTE, 209, STREAM, serial, payload);
+        packet[wire::STATUS].copy_from_slice(&CONTINUE.to_be_bytes());
+        packet
+    };
+    let data = packet(&vec![0x5a; PACKET_DATA as usize]);
+    for _ in 0..VOLUME_PACKETS {
+        stream.write_all(&data)?;
+    }
+    stream.write_all(&packet(&[]))
 }
 
 /// `QEMU_PROC_DOMAIN_MONITOR_EVENT`.

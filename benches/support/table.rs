@@ -9,7 +9,7 @@ pub(crate) struct Row {
     /// Criterion's group, and the function in it.
     pub(crate) group: &'static str,
     pub(crate) function: &'static str,
-    /// How many calls, events or domains one iteration is.
+    /// How many calls, events, domains or bytes one iteration is.
     pub(crate) elements: u32,
     pub(crate) unit: Unit,
 }
@@ -21,6 +21,8 @@ pub(crate) enum Unit {
     Time,
     /// Elements a second.
     Rate,
+    /// Bytes a second.
+    Bytes,
 }
 
 /// The function of every group that is its floor.
@@ -71,6 +73,7 @@ impl Unit {
             Unit::Time => format!("{:.0} µs", nanoseconds / 1e3),
             Unit::Rate if nanoseconds < 1000.0 => format!("{:.2} M/s", 1e3 / nanoseconds),
             Unit::Rate => format!("{:.0} k/s", 1e6 / nanoseconds),
+            Unit::Bytes => format!("{:.2} GB/s", 1.0 / nanoseconds),
         }
     }
 }

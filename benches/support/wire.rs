@@ -14,11 +14,18 @@ pub(crate) const CALL: u32 = 0;
 pub(crate) const REPLY: u32 = 1;
 /// `VIR_NET_MESSAGE`.
 pub(crate) const MESSAGE: u32 = 2;
+/// `VIR_NET_STREAM`.
+pub(crate) const STREAM: u32 = 3;
+
+/// `VIR_NET_CONTINUE`.
+pub(crate) const CONTINUE: u32 = 2;
 
 /// The length word and the header: seven words.
 pub(crate) const PREFIX: usize = 28;
 /// Where the serial stands.
 pub(crate) const SERIAL: std::ops::Range<usize> = 20..24;
+/// Where the status stands.
+pub(crate) const STATUS: std::ops::Range<usize> = 24..28;
 
 /// The name of the domain that is called.
 pub(crate) const DOMAIN: &str = "stage-lb-1";

@@ -287,6 +287,19 @@ impl Method<'_> {
         )
     }
 
+    fn is_flags(&self, field: &Field) -> bool {
+        let Base::Type(id) = field.declared.base else {
+            return false;
+        };
+        let body = self.types.get(id).map(|ty| &ty.body);
+        matches!(body, Some(TypeBody::Enum(item)) if item.flags)
+    }
+
+    fn not_flags(&self, field: &Field) -> Problem {
+        let message = format!("`{}` has no flags: it takes no `@adds`", field.origin.wire);
+        Problem::new(field.origin.at, message)
+    }
+
     fn argument(&self, field: &Field) -> Result<Argument, Problem> {
         let (rust, wire) = (&field.rust, &field.origin.wire);
         let Some((kind, shape, item)) = self.kind(&field.declared, 4) else {
@@ -307,7 +320,15 @@ impl Method<'_> {
             (Kind::Bytes(max), Shape::Plain) => {
                 ("&[u8]".into(), format!("bytes(\"{wire}\", {rust}, {max})"))
             }
-            (Kind::Copy, Shape::Plain) => (item, format!("put(\"{wire}\", &{rust})")),
+            (Kind::Copy, Shape::Plain) => {
+                let sent = match field.adds {
+                    Some(bits) if self.is_flags(field) => format!("({rust} | {item}({bits}))"),
+                    Some(_) => return Err(self.not_flags(field)),
+                    None => rust.clone(),
+                };
+                let encode = format!("put(\"{wire}\", &{sent})");
+                (item, encode)
+            }
             (Kind::Wide, Shape::Plain) => (item, format!("put(\"{wire}\", &u64::from({rust}.0))")),
             (Kind::Struct, Shape::Plain) => {
                 (format!("&{item}"), format!("put(\"{wire}\", {rust})"))

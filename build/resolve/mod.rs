@@ -227,11 +227,15 @@ impl Resolver<'_> {
             let value = notes
                 .value
                 .and_then(|value| self.number(&value, "a value", "a number"));
+            let adds = notes
+                .adds
+                .and_then(|bits| self.number(&bits, "a flag", UNSIGNED));
             resolved.push(Field {
                 origin,
                 rust,
                 declared,
                 value,
+                adds: adds.map(|bits: u32| i64::from(bits)),
                 secret: notes.secret,
             });
         }

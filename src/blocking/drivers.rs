@@ -1,22 +1,25 @@
-//! How the blocking drivers are made, and what a session with libvirtd can do. Imports driver, libvirt, config, error, `super`.
+//! How the blocking drivers are made, and what a session with libvirtd can do. Imports driver, libvirt, dial, connection, config,
+//! error, reconnect, `super`.
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, ToSocketAddrs, UnixStream};
+use tokio::net::ToSocketAddrs;
 
 #[cfg(feature = "libvirt-c")]
 use super::LibvirtC;
 use super::{Blocking, Libvirt, LibvirtRpc, SocketMonitor, Virsh, wait};
 use crate::config::Config;
+use crate::connection::{Steps, deadline};
+use crate::dial::{tcp, unix};
 use crate::driver;
-use crate::error::{EndCause, Error, Phase};
-use crate::libvirt::{self, DomainKey};
+use crate::error::{EndCause, Error};
+use crate::libvirt::{self, DomainKey, Origin, StateSender};
 use crate::objects::Domain;
+use crate::reconnect::ConnectionState;
 
 impl LibvirtRpc {
     /// The monitor of `domain` (a name, or a UUID) through the libvirtd that listens on the unix socket at `path`, which is
@@ -24,12 +27,14 @@ impl LibvirtRpc {
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] with the system's reason; [`Error::Timeout`] after the default [`Config::connect_timeout`]; those of
-    /// [`wait`].
+    /// [`Error::Connect`] with the system's reason, or after the default [`Config::connect_timeout`]: see
+    /// [`Error::is_timeout`]; those of [`wait`].
     pub fn unix(domain: impl Into<DomainKey>, path: impl AsRef<Path>) -> Result<Self, Error> {
-        let config = Config::new();
-        let conn = unix(path.as_ref(), &config)?;
-        Ok(LibvirtRpc::with_config(domain, conn, config))
+        let (config, path) = (Config::new(), path.as_ref());
+        let conn = wait(unix(path, deadline(config.dial_within())))?;
+        Ok(Blocking(driver::LibvirtRpc::over_stream(
+            domain, conn, config,
+        )))
     }
 
     /// As [`unix`](LibvirtRpc::unix), over TCP: `("192.168.1.5", 16509)`.
@@ -41,9 +46,11 @@ impl LibvirtRpc {
         domain: impl Into<DomainKey>,
         addr: impl ToSocketAddrs + fmt::Debug,
     ) -> Result<Self, Error> {
-        let config = Config::new();
-        let conn = tcp(addr, &config)?;
-        Ok(LibvirtRpc::with_config(domain, conn, config))
+        let (config, target) = (Config::new(), format!("{addr:?}"));
+        let conn = wait(tcp(target, addr, deadline(config.dial_within())))?;
+        Ok(Blocking(driver::LibvirtRpc::over_stream(
+            domain, conn, config,
+        )))
     }
 
     /// The monitor of `domain` over a connected stream of tokio's: see [`crate::LibvirtRpc::new`].
@@ -136,6 +143,20 @@ impl SocketMonitor {
     {
         Blocking(driver::SocketMonitor::with_config(conn, config))
     }
+
+    /// What the monitor is doing now: see [`crate::SocketMonitor::state`], whose receiver says what comes later.
+    pub fn state(&self) -> ConnectionState {
+        self.0.state().borrow().clone()
+    }
+
+    /// Waits until the monitor is over, and says why: see [`crate::SocketMonitor::closed`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`wait`] alone.
+    pub fn closed(&self) -> Result<Arc<EndCause>, Error> {
+        wait(async { Ok(self.0.closed().await) })
+    }
 }
 
 impl Libvirt {
@@ -143,11 +164,16 @@ impl Libvirt {
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] with the system's reason; [`Error::Timeout`] where connecting the socket, or then opening the session,
-    /// takes longer than [`Config::connect_timeout`]; those of [`crate::Libvirt::open`] and of [`wait`].
+    /// [`Error::Connect`] with the system's reason, or where it takes longer than [`Config::dial_timeout`]: see
+    /// [`Error::is_timeout`]; those of [`crate::Libvirt::open`] and of [`wait`].
     pub fn unix(path: impl AsRef<Path>, config: Config) -> Result<Self, Error> {
-        let conn = unix(path.as_ref(), &config)?;
-        Libvirt::open(conn, config)
+        wait(async {
+            let mut steps = Steps::new(config.connect_timeout);
+            let dialled = unix(path.as_ref(), steps.next(config.timeouts.dial));
+            let (conn, state) = (dialled.await?, StateSender::opening());
+            libvirt::Libvirt::open_by(conn, config, Origin::User, state, steps).await
+        })
+        .map(Blocking)
     }
 
     /// As [`unix`](Libvirt::unix), over TCP: `("192.168.1.5", 16509)`.
@@ -156,8 +182,14 @@ impl Libvirt {
     ///
     /// Those of [`unix`](Libvirt::unix).
     pub fn tcp(addr: impl ToSocketAddrs + fmt::Debug, config: Config) -> Result<Self, Error> {
-        let conn = tcp(addr, &config)?;
-        Libvirt::open(conn, config)
+        wait(async {
+            let mut steps = Steps::new(config.connect_timeout);
+            let target = format!("{addr:?}");
+            let dialled = tcp(target, addr, steps.next(config.timeouts.dial));
+            let (conn, state) = (dialled.await?, StateSender::opening());
+            libvirt::Libvirt::open_by(conn, config, Origin::User, state, steps).await
+        })
+        .map(Blocking)
     }
 
     /// Opens a session over a connected stream of tokio's: see [`crate::Libvirt::open`].
@@ -203,46 +235,4 @@ impl Libvirt {
     pub fn closed(&self) -> Result<Arc<EndCause>, Error> {
         wait(async { Ok(self.0.closed().await) })
     }
-}
-
-fn unix(path: &Path, config: &Config) -> Result<UnixStream, Error> {
-    dial(
-        path.display().to_string(),
-        config,
-        UnixStream::connect(path),
-    )
-}
-
-fn tcp(addr: impl ToSocketAddrs + fmt::Debug, config: &Config) -> Result<TcpStream, Error> {
-    let conn = dial(format!("{addr:?}"), config, TcpStream::connect(&addr))?;
-    // A small call must not wait for the acknowledgement of the one before it.
-    let _ = conn.set_nodelay(true);
-    Ok(conn)
-}
-
-/// Connects within the configured time.
-fn dial<T>(
-    target: String,
-    config: &Config,
-    connect: impl Future<Output = io::Result<T>>,
-) -> Result<T, Error> {
-    wait(async {
-        let connected = match config.connect_timeout {
-            None => connect.await,
-            Some(after) => match tokio::time::timeout(after, connect).await {
-                Ok(connected) => connected,
-                Err(_) => {
-                    return Err(Error::Timeout {
-                        phase: Phase::Dial,
-                        after,
-                        maybe_executed: false,
-                    });
-                }
-            },
-        };
-        connected.map_err(|error| Error::Connect {
-            target,
-            source: Arc::new(error),
-        })
-    })
 }

@@ -14,12 +14,13 @@ mod tls;
 #[cfg(feature = "tls")]
 mod validity;
 
+use std::io;
 use std::path::PathBuf;
 
 use tracing::debug;
 
 use crate::config::Config;
-use crate::connection::Steps;
+use crate::connection::{Deadline, Steps};
 use crate::error::{EndCause, Error};
 use crate::transport::Transport;
 use crate::uri::{self, Uri, User};
@@ -56,55 +57,57 @@ pub(crate) async fn dial(
     let readonly = config.readonly;
     let shown = text.unwrap_or("the default daemon").to_owned();
     let owned = text.map(str::to_owned);
-    let finding = tokio::task::spawn_blocking(move || find(owned.as_deref(), readonly));
-    // A home directory may be far away.
-    let found = within(deadline, async { Ok(finding.await) }).await;
-    let target = match found {
-        Ok(Ok(target)) => target?,
-        Ok(Err(_)) => return Err(Error::disconnected(EndCause::RuntimeGone.into(), false)),
-        Err(error) => return Err(failed(shown, error)),
-    };
+    let target = on_thread(shown, deadline, move || find(owned.as_deref(), readonly)).await?;
     debug!(target: "libvirt_qmp::connection", uri = %target.uri, "connecting");
-    let transport = match &target.way {
-        Way::Unix(path) => unix(path, deadline).await?,
-        Way::Tcp(host, port) => tcp(address(host, *port), (host.as_str(), *port), deadline).await?,
-        #[cfg(feature = "tls")]
-        Way::Tls(tls) => {
-            let stream = tls.dial(deadline).await?;
-            tls.secure(stream, steps.next(config.timeouts.tls)).await?
-        }
-        Way::Child(command) => {
-            Transport::new(ChildStream::spawn(command, &target.uri.to_string())?)
-        }
-    };
+    let transport = target.connect(deadline, config, steps).await?;
     Ok((target.uri, transport))
+}
+
+/// Connects to the same daemon once more. Its files are read anew: a socket may be another one by now.
+pub(crate) async fn dial_again(
+    uri: &Uri,
+    config: &Config,
+    steps: &mut Steps,
+) -> Result<Transport, Error> {
+    let deadline = steps.next(config.timeouts.dial);
+    let (owned, readonly) = (uri.clone(), config.readonly);
+    let target = on_thread(uri.to_string(), deadline, move || {
+        Target::of(owned, &User::current(), readonly)
+    })
+    .await?;
+    debug!(target: "libvirt_qmp::connection", %uri, "connecting again");
+    target.connect(deadline, config, steps).await
+}
+
+/// What `connecting` gives, within `deadline`.
+pub(crate) async fn by_function(
+    connecting: impl Future<Output = io::Result<Transport>>,
+    deadline: Deadline,
+) -> Result<Transport, Error> {
+    within(deadline, connecting)
+        .await
+        .map_err(|error| failed("the daemon by a function".to_owned(), error))
+}
+
+/// What `find` finds, on a thread where it may block: a home directory may be far away.
+async fn on_thread<T: Send + 'static>(
+    shown: String,
+    deadline: Deadline,
+    find: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let finding = tokio::task::spawn_blocking(find);
+    match within(deadline, async { Ok(finding.await) }).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(_)) => Err(Error::disconnected(EndCause::RuntimeGone.into(), false)),
+        Err(error) => Err(failed(shown, error)),
+    }
 }
 
 /// Reads files of the user's, so it blocks.
 fn find(text: Option<&str>, readonly: bool) -> Result<Target, Error> {
     let user = User::current();
     let uri = Uri::resolve(text, &user)?;
-    if uri.parameters.authfile.is_some() && !cfg!(feature = "sasl") {
-        let what = "parameter `authfile`: this program was built without the feature `sasl`";
-        return Err(Error::Unsupported(what.to_owned()));
-    }
-    let way = match uri.transport {
-        uri::Transport::Unix => Way::Unix(socket(&uri.sockets(&user, readonly)?)),
-        uri::Transport::Tcp => Way::Tcp(host(&uri)?, uri.port_or_default().unwrap_or_default()),
-        #[cfg(feature = "tls")]
-        uri::Transport::Tls => Way::Tls(Box::new(tls::Tls::prepare(&uri, &user)?)),
-        #[cfg(not(feature = "tls"))]
-        uri::Transport::Tls => {
-            let what = "transport tls: this program was built without the feature `tls`";
-            return Err(Error::Unsupported(what.to_owned()));
-        }
-        uri::Transport::Ssh => Way::Child(ssh::command(&uri, &user, readonly)?),
-        uri::Transport::Ext => Way::Child(Command {
-            program: uri.parameters.command.clone().unwrap_or_default().into(),
-            arguments: Vec::new(),
-        }),
-    };
-    Ok(Target { uri, way })
+    Target::of(uri, &user, readonly)
 }
 
 /// The first of the sockets that exists, or the last, whose absence then is the error.
@@ -121,6 +124,57 @@ fn host(uri: &Uri) -> Result<String, Error> {
     uri.host
         .clone()
         .ok_or_else(|| Error::Unsupported(format!("transport {} without a host", uri.transport)))
+}
+
+impl Target {
+    /// Reads files of the user's, so it blocks.
+    fn of(uri: Uri, user: &User, readonly: bool) -> Result<Self, Error> {
+        if uri.parameters.authfile.is_some() && !cfg!(feature = "sasl") {
+            let what = "parameter `authfile`: this program was built without the feature `sasl`";
+            return Err(Error::Unsupported(what.to_owned()));
+        }
+        let way = match uri.transport {
+            uri::Transport::Unix => Way::Unix(socket(&uri.sockets(user, readonly)?)),
+            uri::Transport::Tcp => Way::Tcp(host(&uri)?, uri.port_or_default().unwrap_or_default()),
+            #[cfg(feature = "tls")]
+            uri::Transport::Tls => Way::Tls(Box::new(tls::Tls::prepare(&uri, user)?)),
+            #[cfg(not(feature = "tls"))]
+            uri::Transport::Tls => {
+                let what = "transport tls: this program was built without the feature `tls`";
+                return Err(Error::Unsupported(what.to_owned()));
+            }
+            uri::Transport::Ssh => Way::Child(ssh::command(&uri, user, readonly)?),
+            uri::Transport::Ext => Way::Child(Command {
+                program: uri.parameters.command.clone().unwrap_or_default().into(),
+                arguments: Vec::new(),
+            }),
+        };
+        Ok(Target { uri, way })
+    }
+
+    /// Connects in the step that ends by `deadline`, and makes it safe in the next of `steps`.
+    async fn connect(
+        &self,
+        deadline: Deadline,
+        #[cfg_attr(not(feature = "tls"), expect(unused_variables))] config: &Config,
+        #[cfg_attr(not(feature = "tls"), expect(unused_variables))] steps: &mut Steps,
+    ) -> Result<Transport, Error> {
+        match &self.way {
+            Way::Unix(path) => unix(path, deadline).await,
+            Way::Tcp(host, port) => {
+                tcp(address(host, *port), (host.as_str(), *port), deadline).await
+            }
+            #[cfg(feature = "tls")]
+            Way::Tls(tls) => {
+                let stream = tls.dial(deadline).await?;
+                tls.secure(stream, steps.next(config.timeouts.tls)).await
+            }
+            Way::Child(command) => {
+                let stream = ChildStream::spawn(command, &self.uri.to_string())?;
+                Ok(Transport::new(stream))
+            }
+        }
+    }
 }
 
 /// `HOST:PORT`, an IPv6 address in brackets.

@@ -60,18 +60,24 @@ impl<T: Queued + Clone> Fanout<T> {
         let queue = EventQueue::new(options);
         let mut inner = self.lock();
         let (mut taken, mut nobody) = (Taken::default(), Context::from_waker(Waker::noop()));
-        let ended = loop {
+        let is_open = loop {
             match old.poll_next(&mut taken, &mut nobody) {
                 Poll::Ready(Item::Event(item)) => queue.push(item),
                 Poll::Ready(Item::Lost(number)) => queue.lose(number),
                 Poll::Ready(Item::Gap(cause)) => queue.gap(&cause),
-                Poll::Ready(Item::Ended(cause)) => break Some(cause),
-                Poll::Pending => break None,
+                Poll::Ready(Item::Failed(error)) => {
+                    queue.fail(error);
+                    break false;
+                }
+                Poll::Ready(Item::Ended(cause)) => {
+                    queue.end(cause);
+                    break false;
+                }
+                Poll::Pending => break true,
             }
         };
-        match ended {
-            Some(cause) => queue.end(cause),
-            None => inner.queues.push(queue.clone()),
+        if is_open {
+            inner.queues.push(queue.clone());
         }
         inner.queues.retain(|other| !Arc::ptr_eq(other, old));
         queue

@@ -2,28 +2,29 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, watch};
 
-use super::{Link, duplicate, finish, refuse_oob};
+use super::{Link, duplicate, finish, finish_agent, refuse_oob};
 use crate::config::Config;
 use crate::connection::{Encoded, Steps};
 use crate::dial::dial;
 use crate::error::{EndCause, Error};
-use crate::libvirt::{DomainKey, Libvirt};
+use crate::libvirt::{DomainKey, Libvirt, Origin, StateSender};
 use crate::monitor::{
     AgentTimeout, EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell,
 };
 use crate::objects::Domain;
 use crate::protocol::remote::STRING_MAX;
-use crate::qmp::{self, CommandError, RawCommand};
-use crate::queue::EventQueue;
-use crate::transport::NO_FILES;
+use crate::qmp::{CommandError, RawCommand};
+use crate::reconnect::ConnectionState;
+use crate::rpc::ArrivedQueue;
+use crate::transport::{NO_FILES, Transport};
 
 /// Descriptors that libvirt's QEMU driver takes with a command.
 const MOST_FILES: usize = 1;
@@ -68,14 +69,21 @@ pub struct LibvirtRpc {
     agent_turn: Arc<Semaphore>,
     disconnected: AtomicBool,
     /// The event streams that `disconnect` ends.
-    streams: Mutex<Vec<Weak<EventQueue>>>,
+    streams: Mutex<Vec<Weak<ArrivedQueue>>>,
     schema: SchemaCell,
+    /// How often the connection had been lost when the schema was asked for.
+    schema_from: AtomicU64,
 }
 
 enum Session {
     /// This monitor's own connection.
-    Own(Link<Libvirt>, Box<Config>),
+    Own(Link<Libvirt>, Box<Own>),
     Shared(Libvirt),
+}
+
+struct Own {
+    config: Config,
+    state: StateSender,
 }
 
 impl LibvirtRpc {
@@ -90,15 +98,27 @@ impl LibvirtRpc {
         LibvirtRpc::with_config(domain, conn, Config::new())
     }
 
-    /// As [`LibvirtRpc::new`], with settings.
+    /// As [`LibvirtRpc::new`], with settings. With [`Config::reconnect`] it cannot be connected, for the stream cannot be made
+    /// again: see [`LibvirtRpc::connect_uri_with`] and [`Libvirt::open_with`].
     pub fn with_config<T>(domain: impl Into<DomainKey>, conn: T, config: Config) -> Self
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        LibvirtRpc::over(
-            Session::Own(Link::new(conn), Box::new(config)),
-            domain.into(),
-        )
+        LibvirtRpc::over_stream(domain, Transport::new(conn), config)
+    }
+
+    /// As [`LibvirtRpc::with_config`].
+    pub(crate) fn over_stream(
+        domain: impl Into<DomainKey>,
+        conn: Transport,
+        config: Config,
+    ) -> Self {
+        let own = Own {
+            config,
+            state: StateSender::opening(),
+        };
+        let session = Session::Own(Link::over(conn), Box::new(own));
+        LibvirtRpc::over(session, domain.into())
     }
 
     /// A monitor for `domain` (a name, or a UUID) over a connection of its own to the daemon that `uri` names, connected: the
@@ -124,7 +144,8 @@ impl LibvirtRpc {
         LibvirtRpc::connect_uri_with(uri, domain, Config::new()).await
     }
 
-    /// As [`LibvirtRpc::connect_uri`], with settings. [`Config::uri`] is not used.
+    /// As [`LibvirtRpc::connect_uri`], with settings. [`Config::uri`] is not used. With [`Config::reconnect`] the connection
+    /// survives its losses: see there.
     ///
     /// # Errors
     ///
@@ -141,10 +162,15 @@ impl LibvirtRpc {
         let mut steps = Steps::new(config.connect_timeout);
         let (uri, stream) = dial(Some(uri), &config, &mut steps).await?;
         config.uri = uri.name();
-        let (link, own) = (Link::over(stream), Box::new(config.clone()));
-        link.session(|stream| Libvirt::open_by(stream, config, Some(uri), steps))
+        let (link, state) = (Link::over(stream), StateSender::opening());
+        let own = Own {
+            config: config.clone(),
+            state: state.clone(),
+        };
+        let origin = Origin::Uri(uri);
+        link.session(|stream| Libvirt::open_by(stream, config, origin, state, steps))
             .await?;
-        let monitor = LibvirtRpc::over(Session::Own(link, own), domain.into());
+        let monitor = LibvirtRpc::over(Session::Own(link, Box::new(own)), domain.into());
         monitor.make_ready().await?;
         Ok(monitor)
     }
@@ -159,6 +185,41 @@ impl LibvirtRpc {
             disconnected: AtomicBool::new(false),
             streams: Mutex::default(),
             schema: SchemaCell::new(),
+            schema_from: AtomicU64::new(0),
+        }
+    }
+
+    /// What the connection is doing now, and what it does from now on: this monitor's own, or that of the session it is on. To
+    /// watch it does not keep the connection open.
+    pub fn state(&self) -> watch::Receiver<ConnectionState> {
+        match &self.session {
+            Session::Own(_, own) => own.state.subscribe(),
+            Session::Shared(libvirt) => libvirt.state(),
+        }
+    }
+
+    /// Waits until the connection has ended, and says why: this monitor's own, or that of the session it is on, which outlives
+    /// the monitor. With [`Config::reconnect`] that is its final end, not a loss. One that could not be opened was closed by its
+    /// user.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future only stops waiting.
+    pub async fn closed(&self) -> Arc<EndCause> {
+        let mut state = self.state();
+        let is_closed = |state: &ConnectionState| matches!(state, ConnectionState::Closed { .. });
+        match state.wait_for(is_closed).await.as_deref() {
+            Ok(ConnectionState::Closed { cause }) => cause.clone(),
+            // The sender lives in `self`.
+            _ => Arc::new(EndCause::RuntimeGone),
+        }
+    }
+
+    /// The session, where it is open.
+    fn opened(&self) -> Option<&Libvirt> {
+        match &self.session {
+            Session::Own(link, _) => link.opened(),
+            Session::Shared(libvirt) => Some(libvirt),
         }
     }
 
@@ -167,11 +228,7 @@ impl LibvirtRpc {
         if self.disconnected.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
-        let libvirt = match &self.session {
-            Session::Own(link, _) => link.opened(),
-            Session::Shared(libvirt) => Some(libvirt),
-        };
-        Ok(libvirt.zip(self.domain.get()))
+        Ok(self.opened().zip(self.domain.get()))
     }
 
     /// The session and the domain, made ready where this is the first use.
@@ -180,9 +237,11 @@ impl LibvirtRpc {
             return Ok(ready);
         }
         let libvirt = match &self.session {
-            Session::Own(link, config) => {
-                link.session(|stream| Libvirt::open_over(stream, (**config).clone()))
-                    .await?
+            Session::Own(link, own) => {
+                link.session(|stream| {
+                    Libvirt::open_over(stream, own.config.clone(), own.state.clone())
+                })
+                .await?
             }
             Session::Shared(libvirt) => libvirt,
         };
@@ -219,9 +278,9 @@ impl LibvirtRpc {
     }
 
     async fn run_with_files(&self, text: &[u8], options: RunOptions<'_>) -> Result<Bytes, Error> {
-        let passes_files = match &self.session {
-            Session::Own(link, _) => link.passes_files(),
-            Session::Shared(libvirt) => libvirt.passes_files(),
+        let passes_files = match (&self.session, self.opened()) {
+            (Session::Own(link, _), None) => link.passes_files(),
+            (_, libvirt) => libvirt.is_some_and(Libvirt::passes_files),
         };
         let why_not = match options.files.len() {
             _ if !passes_files => NO_FILES,
@@ -254,8 +313,7 @@ impl LibvirtRpc {
         let reply = libvirt
             .run_agent_command(call, &self.agent_turn, limit)
             .await?;
-        let reply = qmp::set_id(reply, user_id).map_err(|error| Error::json("reply", error))?;
-        finish(reply, user_id, text)
+        finish_agent(reply, user_id, text)
     }
 
     async fn subscribe(&self, options: EventOptions) -> Result<EventStream, Error> {
@@ -268,7 +326,7 @@ impl LibvirtRpc {
         } = options;
         let (libvirt, domain) = self.make_ready().await?;
         let events = libvirt
-            .monitor_events(domain, &filter, queue, overflow)
+            .monitor_events(Some(domain), &filter, queue, overflow)
             .await?;
         if let Some(queue) = events.queue() {
             let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
@@ -293,9 +351,12 @@ impl LibvirtRpc {
             }
         }
         match &self.session {
-            Session::Own(link, _) => match link.close() {
+            Session::Own(link, own) => match link.close() {
                 Some(libvirt) => libvirt.close().await,
-                None => Ok(()),
+                None => {
+                    own.state.send_replace(ConnectionState::Closed { cause });
+                    Ok(())
+                }
             },
             // Others use the session; this monitor only stops.
             Session::Shared(_) => Ok(()),
@@ -336,6 +397,29 @@ impl Libvirt {
     pub fn monitor(&self, domain: impl Into<DomainKey>) -> LibvirtRpc {
         LibvirtRpc::over(Session::Shared(self.clone()), domain.into())
     }
+
+    /// Subscribes to the monitor events of all domains, those included that are started or defined later: every one from this
+    /// moment on, in order. [`Event::domain`](crate::Event) says whose it is. The daemon is asked once
+    /// (`QEMU_PROC_CONNECT_DOMAIN_MONITOR_EVENT_REGISTER` without a domain).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Monitor::events`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future, or the stream, unsubscribes.
+    pub async fn all_monitor_events(&self, options: EventOptions) -> Result<EventStream, Error> {
+        let EventOptions {
+            filter,
+            queue,
+            overflow,
+            // Nothing is kept for a first stream here.
+            from_now: _,
+        } = options;
+        let events = self.monitor_events(None, &filter, queue, overflow).await?;
+        Ok(EventStream::new(events).filtered(filter))
+    }
 }
 
 impl Monitor for LibvirtRpc {
@@ -375,6 +459,11 @@ impl Monitor for LibvirtRpc {
     }
 
     fn schema_cell(&self) -> Option<&SchemaCell> {
+        let losses = self.opened().map_or(0, Libvirt::losses);
+        if self.schema_from.swap(losses, Ordering::AcqRel) != losses {
+            // The domain may have been started anew meanwhile, with another QEMU.
+            self.schema.forget();
+        }
         Some(&self.schema)
     }
 }

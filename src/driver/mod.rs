@@ -14,7 +14,6 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -51,10 +50,6 @@ enum LinkState {
 }
 
 impl<S: Clone + Send + Sync + 'static> Link<S> {
-    fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Link::over(Transport::new(stream))
-    }
-
     fn over(stream: Transport) -> Self {
         Link {
             passes_files: stream.passes_files(),
@@ -186,6 +181,12 @@ fn refuse_oob(command: &RawCommand<'_>) -> Result<(), Error> {
 /// Copies of the descriptors that go with a call: the caller's may be closed before it leaves.
 fn duplicate(files: &[BorrowedFd<'_>]) -> Result<Vec<OwnedFd>, Error> {
     transport::duplicate(files).map_err(Error::files)
+}
+
+/// As `finish`, for a reply of the guest agent, which was not told the user's id.
+fn finish_agent(reply: Bytes, user_id: Option<&[u8]>, command: &[u8]) -> Result<Bytes, Error> {
+    let reply = qmp::set_id(reply, user_id).map_err(|error| Error::json("reply", error))?;
+    finish(reply, user_id, command)
 }
 
 /// The reply to `command` as its user should see it: with their own id or none, or as the error it is.

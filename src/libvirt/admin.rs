@@ -15,7 +15,7 @@ use crate::error::{EndCause, Error, Phase};
 use crate::protocol::Procedure;
 use crate::protocol::admin::ConnectOpenArgs;
 use crate::protocol::admin::procedure::{ConnectClose, ConnectOpen};
-use crate::rpc::{self, Client, Outgoing, Spec};
+use crate::rpc::{self, Client, Outgoing, Spec, StateSender};
 use crate::transport::Transport;
 use crate::uri::{Uri, User};
 
@@ -106,8 +106,12 @@ impl Admin {
     }
 
     async fn open_by(conn: Transport, config: Config, deadline: Deadline) -> Result<Self, Error> {
+        if config.reconnect.is_some() {
+            let what = "Config::reconnect for a session on an admin socket";
+            return Err(Error::Unsupported(what.to_owned()));
+        }
         let admin = Admin {
-            client: Client::start(conn, &config),
+            client: Client::start_once(conn, &config, StateSender::opening()),
             config: Arc::new(config),
         };
         let options = CallOptions {

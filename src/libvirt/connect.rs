@@ -1,10 +1,11 @@
 //! Sessions by URI: what a user names a host with everywhere else. Imports dial, uri and what a session is made of.
 
-use super::Libvirt;
+use super::{Libvirt, Origin};
 use crate::config::Config;
 use crate::connection::Steps;
 use crate::dial::dial;
 use crate::error::Error;
+use crate::rpc::StateSender;
 
 /// # Which URI do I need
 ///
@@ -54,6 +55,9 @@ impl Libvirt {
     /// their own: see [Deadlines](Config#deadlines). A user's own daemon is not started where it does not run. A program that leads to the daemon, such as ssh, is ended and reaped with the connection;
     /// what it says on standard error comes with the cause of the connection's end.
     ///
+    /// With [`Config::reconnect`] a lost connection is made again, to the daemon that was found here: what names it is not looked up
+    /// once more.
+    ///
     /// Where the daemon wants SASL, the best mechanism of those that it offers is used, or the one that parameter `auth` names.
     /// User name and password are those of `Config::credentials`, or in libvirt's `auth.conf`. This needs the feature `sasl`.
     ///
@@ -91,6 +95,7 @@ impl Libvirt {
         let mut steps = Steps::new(config.connect_timeout);
         let (uri, stream) = dial(uri, &config, &mut steps).await?;
         config.uri = uri.name();
-        Libvirt::open_by(stream, config, Some(uri), steps).await
+        let (origin, state) = (Origin::Uri(uri), StateSender::opening());
+        Libvirt::open_by(stream, config, origin, state, steps).await
     }
 }

@@ -1,14 +1,15 @@
 //! A session with a libvirt daemon: opening it, looking domains up, and what is shared by all monitors on it.
-//! May import dial, credentials, rpc, transport, config, uri, error and protocol.
+//! May import dial, credentials, rpc, reconnect, transport, config, uri, error and protocol.
 
 mod admin;
 mod calls;
 mod commands;
 mod connect;
 mod domain;
-mod events;
+pub mod events;
 mod methods;
 mod open;
+mod reopen;
 #[cfg(feature = "sasl")]
 mod sasl;
 mod streams;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::connection::{CallOptions, Deadline, Limits, Steps, deadline};
@@ -28,14 +30,16 @@ use crate::protocol::remote::procedure::{
     ConnectClose, ConnectGetLibVersion, ConnectGetType, ConnectGetVersion,
 };
 use crate::qmp::Version;
+use crate::reconnect::ConnectionState;
 use crate::rpc::Client;
+pub(crate) use crate::rpc::StateSender;
 use crate::transport::Transport;
-use crate::uri::Uri;
 
 pub use admin::Admin;
 pub use domain::DomainKey;
 #[cfg(feature = "libvirt-c")]
 pub(crate) use domain::hyphenated;
+pub(crate) use reopen::Origin;
 
 /// Closing never takes longer than this, whatever the peer does.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,6 +83,8 @@ impl Libvirt {
     ///
     /// Must be called inside a tokio runtime, on which the connection's task then runs.
     ///
+    /// With [`Config::reconnect`] see [`Libvirt::open_with`]: a stream that was handed in cannot be made again.
+    ///
     /// # Errors
     ///
     /// [`Error::Timeout`] names the phase that got no answer; [`Error::Auth`] where the daemon wants SASL and that fails;
@@ -92,29 +98,17 @@ impl Libvirt {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        Libvirt::open_over(Transport::new(conn), config).await
+        Libvirt::open_over(Transport::new(conn), config, StateSender::opening()).await
     }
 
-    /// As [`Libvirt::open`].
-    pub(crate) async fn open_over(conn: Transport, config: Config) -> Result<Self, Error> {
-        let steps = Steps::new(config.connect_timeout);
-        Libvirt::open_by(conn, config, None, steps).await
-    }
-
-    /// As [`Libvirt::open`], in the next of `steps`, where `conn` leads to the daemon that `from` names, if that is known.
-    pub(crate) async fn open_by(
+    /// As [`Libvirt::open`]; `state` is told of it.
+    pub(crate) async fn open_over(
         conn: Transport,
         config: Config,
-        from: Option<Uri>,
-        steps: Steps,
+        state: StateSender,
     ) -> Result<Self, Error> {
-        let client = Client::start(conn, &config);
-        let libvirt = Libvirt {
-            client,
-            config: Arc::new(config),
-        };
-        libvirt.start_session(from.as_ref(), steps).await?;
-        Ok(libvirt)
+        let steps = Steps::new(config.connect_timeout);
+        Libvirt::open_by(conn, config, Origin::User, state, steps).await
     }
 
     /// All domains that the daemon shows, running or not (`REMOTE_PROC_CONNECT_LIST_ALL_DOMAINS`). At most 16384.
@@ -155,8 +149,8 @@ impl Libvirt {
     }
 
     /// Closes the session: tells the daemon, and ends the connection. Calls, monitors and event streams on it fail with
-    /// [`EndCause::UserClosed`]. Repeated calls do nothing. Takes at most 5 s, even where the peer does not read, unless
-    /// [`Config::close_timeout`] says otherwise.
+    /// [`EndCause::UserClosed`]. A connection that is just being made again is given up. Repeated calls do nothing. Takes at
+    /// most 5 s, even where the peer does not read, unless [`Config::close_timeout`] says otherwise.
     ///
     /// # Errors
     ///
@@ -172,23 +166,47 @@ impl Libvirt {
                 deadline: deadline(self.config.close_within(CLOSE_TIMEOUT)),
                 limits: Limits::None,
             };
-            self.client.leave();
-            // The daemon closes right after its answer, and over a helper process not even that may arrive: the end of the
-            // connection is an answer too.
-            let _ = self.client.call::<ConnectClose>(&(), options).await;
+            if self.client.leave() {
+                // The daemon closes right after its answer, and over a helper process not even that may arrive: the end of
+                // the connection is an answer too.
+                let _ = self.client.call::<ConnectClose>(&(), options).await;
+            }
             self.client.close();
             self.client.closed().await;
         }
         Ok(())
     }
 
-    /// Waits until the connection has ended, and says why.
+    /// Waits until the connection has ended, and says why. With [`Config::reconnect`] that is its final end, not a loss.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future only stops waiting.
     pub async fn closed(&self) -> Arc<EndCause> {
         self.client.closed().await
+    }
+
+    /// What the connection is doing now, and what it does from now on. To watch it does not keep the connection open.
+    ///
+    /// ```no_run
+    /// # async fn example(libvirt: libvirt_qmp::Libvirt) {
+    /// use libvirt_qmp::ConnectionState;
+    ///
+    /// let mut state = libvirt.state();
+    /// while state.changed().await.is_ok() {
+    ///     if let ConnectionState::Reconnecting { cause, failed } = &*state.borrow_and_update() {
+    ///         eprintln!("lost: {cause}; {failed} tries have failed");
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.client.state().subscribe()
+    }
+
+    /// How often the connection was lost and made again, or is being made again now.
+    pub(crate) fn losses(&self) -> u64 {
+        self.client.losses()
     }
 
     fn options<'a>(&self, phase: Phase, limits: Limits<'a>) -> CallOptions<'a> {

@@ -20,11 +20,12 @@ const FEATURE_CLOSE_CALLBACK: i32 = 15;
 const OPEN_READONLY: u32 = 1;
 
 impl Libvirt {
+    /// Does its steps, and gives what is left for the next ones.
     pub(super) async fn start_session(
         &self,
         from: Option<&Uri>,
         mut steps: Steps,
-    ) -> Result<(), Error> {
+    ) -> Result<Steps, Error> {
         check_uri(&self.config.uri)?;
         let client = &self.client;
         let timeouts = &self.config.timeouts;
@@ -92,10 +93,14 @@ impl Libvirt {
                 .call::<ConnectRegisterCloseCallback>(&(), options(Phase::Features))
                 .await?;
         }
-        Ok(())
+        Ok(steps)
     }
 
-    async fn supports(&self, feature: i32, options: CallOptions<'_>) -> Result<bool, Error> {
+    pub(super) async fn supports(
+        &self,
+        feature: i32,
+        options: CallOptions<'_>,
+    ) -> Result<bool, Error> {
         let args = ConnectSupportsFeatureArgs { feature };
         Ok(self
             .client

@@ -1,20 +1,23 @@
 //! The RPC client: a handle that many callers share, and the one task that owns the socket.
-//! May import connection, transport, inflight, queue, error, config, packet, protocol and xdr.
+//! May import connection, reconnect, transport, inflight, queue, error, config, packet, protocol and xdr.
 //!
 //! A call is encoded by its caller, queued, given its serial by the task when it leaves, and answered by the task when its
-//! reply comes. See `task` for the rules of the task, `subscriptions` for events and `stream` for streams.
+//! reply comes. See `task` for the rules of the task, `subscriptions` for events, `stream` for streams, and `lasting` for
+//! connections that are made again after a loss.
 
+mod lasting;
 mod outgoing;
 mod stream;
 mod subscriptions;
 mod task;
 
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::trace;
 use xdr_codec::{Pack, Unpack};
 
@@ -23,18 +26,22 @@ use crate::connection::{
     CallOptions, Connection, Deadline, Encoded, Limits, sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, LibvirtError, Phase};
-use crate::inflight::{Files, Progress, Ride};
+use crate::inflight::{Files, Progress, Ride, Slot};
 use crate::packet::{Header, MAX_LENGTH, MessageStatus, MessageType, PREFIX};
 use crate::protocol::keepalive::procedure::Pong;
 use crate::protocol::{Message, Procedure, rpc};
-use crate::queue::QueueOptions;
+use crate::reconnect::ConnectionState;
 use crate::transport::{NO_FILES, Transport};
 use crate::xdr::{self, Reader, Writer};
 
+pub(crate) use lasting::Reopen;
+use lasting::{Lasting, LastingHandle};
 pub(crate) use outgoing::{Outgoing, Spec};
 use stream::Streams;
 pub use stream::{Stream, StreamItem};
-pub(crate) use subscriptions::{EventKind, Registration, Subscription};
+pub(crate) use subscriptions::{
+    Arrived, ArrivedQueue, EventKind, Messages, Registration, Subscription,
+};
 use subscriptions::{Hook, Subscriptions};
 
 /// A reply.
@@ -51,10 +58,12 @@ struct Reply {
 /// Descriptors that go with one packet at most (`VIR_NET_MESSAGE_NUM_FDS_MAX`).
 const MOST_FILES: usize = rpc::MESSAGE_NUM_FDS_MAX as usize;
 
-/// What the handles and the task share.
+/// What the handles and the task of one connection share.
 struct Shared {
     connection: Connection<Reply, Hook>,
-    subscriptions: Subscriptions,
+    /// Those of all connections that follow each other.
+    subscriptions: Arc<Subscriptions>,
+    state: StateSender,
     streams: Arc<Streams>,
     /// Lets keepalive begin, once the daemon has agreed to it.
     keepalive: Notify,
@@ -67,15 +76,45 @@ struct Shared {
 }
 
 impl Shared {
-    /// Ends everything with `cause`, unless it has ended before.
-    fn end(&self, cause: EndCause) {
-        self.connection.finish(cause, |cause| self.tell_end(cause));
+    /// Starts the connection task over `io`.
+    fn start(
+        io: Transport,
+        config: &Config,
+        subscriptions: Arc<Subscriptions>,
+        state: StateSender,
+    ) -> Arc<Self> {
+        let connection = Connection::new(config.max_in_flight);
+        let passes_files = io.passes_files();
+        let (read, write) = io.split();
+        let shared = Arc::new(Shared {
+            connection,
+            subscriptions,
+            state,
+            streams: Arc::default(),
+            keepalive: Notify::new(),
+            keepalive_agreed: AtomicBool::new(false),
+            passes_files,
+            files_wanted: read.files_wanted(),
+        });
+        let run = task::run(read, write, shared.clone(), config.effective_keepalive());
+        spawn(run, {
+            let shared = shared.clone();
+            move || shared.end(EndCause::RuntimeGone)
+        });
+        shared
     }
 
-    /// Tells events and streams why the connection has ended.
-    fn tell_end(&self, cause: &Arc<EndCause>) {
-        self.subscriptions.end(cause);
+    /// Ends everything with `cause`, unless it has ended before.
+    fn end(&self, cause: EndCause) {
+        self.connection.finish(cause, |cause| self.tell(cause));
+    }
+
+    /// Tells events, streams and the user why the connection has ended.
+    fn tell(&self, cause: &Arc<EndCause>) {
+        self.subscriptions.disconnected(self, cause);
         self.streams.end(cause);
+        let cause = cause.clone();
+        self.state.send_replace(ConnectionState::Closed { cause });
     }
 
     /// Shows a daemon that pings us that we live, although we do not read its pings now.
@@ -85,12 +124,74 @@ impl Shared {
             self.connection.calls.submit_urgent(pong.to_vec());
         }
     }
+
+    async fn send(&self, call: Encoded, options: &CallOptions<'_>) -> Result<Reply, Error> {
+        self.prepare(&call)?;
+        self.connection.send(call, options).await
+    }
+
+    async fn send_in(
+        &self,
+        slot: Slot,
+        call: Encoded,
+        options: &CallOptions<'_>,
+    ) -> Result<Reply, Error> {
+        self.prepare(&call)?;
+        self.connection.send_in(slot, call, options).await
+    }
+
+    /// Refuses descriptors that cannot pass, and sees to it that those of the reply are kept.
+    fn prepare(&self, call: &Encoded) -> Result<(), Error> {
+        if let Some(with) = &call.files {
+            self.check_files(with.files.len())?;
+            self.files_wanted.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn check_files(&self, count: usize) -> Result<(), Error> {
+        if !self.passes_files {
+            return Err(Error::Unsupported(NO_FILES.to_owned()));
+        }
+        if count > MOST_FILES {
+            let reason = format!("{count} file descriptors with one call: {MOST_FILES} at most");
+            return Err(Error::Unsupported(reason));
+        }
+        Ok(())
+    }
+}
+
+/// Where the user sees what the connection is doing.
+#[derive(Clone)]
+pub(crate) struct StateSender(Arc<watch::Sender<ConnectionState>>);
+
+impl StateSender {
+    /// For a connection that is to be opened.
+    pub(crate) fn opening() -> Self {
+        StateSender(Arc::new(watch::Sender::new(ConnectionState::Opening)))
+    }
+}
+
+impl Deref for StateSender {
+    type Target = watch::Sender<ConnectionState>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
 }
 
 /// A handle of a connection. Cheap to clone; when the last one goes, the task ends and the socket closes.
 #[derive(Clone)]
 pub(crate) struct Client {
-    handle: Arc<Handle>,
+    way: Way,
+}
+
+#[derive(Clone)]
+enum Way {
+    /// One connection.
+    Once(Arc<Handle>),
+    /// One that is made again after a loss.
+    Lasting(Arc<LastingHandle>),
 }
 
 struct Handle {
@@ -105,26 +206,54 @@ impl Drop for Handle {
 
 impl Client {
     /// Starts the connection task over `io`. Must run inside a tokio runtime.
-    pub(crate) fn start(io: Transport, config: &Config) -> Self {
-        let connection = Connection::new(config.max_in_flight);
-        let passes_files = io.passes_files();
-        let (read, write) = io.split();
-        let shared = Arc::new(Shared {
-            connection,
-            subscriptions: Subscriptions::default(),
-            streams: Arc::default(),
-            keepalive: Notify::new(),
-            keepalive_agreed: AtomicBool::new(false),
-            passes_files,
-            files_wanted: read.files_wanted(),
-        });
-        let run = task::run(read, write, shared.clone(), config.effective_keepalive());
-        spawn(run, {
-            let shared = shared.clone();
-            move || shared.end(EndCause::RuntimeGone)
-        });
+    ///
+    /// Where the settings say that a lost connection is made again, that is by `reopen`, once this one has been
+    /// [`opened`](Client::opened).
+    pub(crate) fn start(
+        io: Transport,
+        config: &Config,
+        state: StateSender,
+        reopen: Reopen,
+    ) -> Self {
+        match config.reconnect.clone() {
+            Some(backoff) => lasting::start(io, config, state, backoff, reopen),
+            None => Client::start_once(io, config, state),
+        }
+    }
+
+    /// As `start`, for a connection that is not made again whatever the settings say.
+    pub(crate) fn start_once(io: Transport, config: &Config, state: StateSender) -> Self {
+        let shared = Shared::start(io, config, Arc::default(), state);
+        shared.subscriptions.attach(&shared, true);
         Client {
-            handle: Arc::new(Handle { shared }),
+            way: Way::Once(Arc::new(Handle { shared })),
+        }
+    }
+
+    /// Says that the session is open.
+    pub(crate) fn opened(&self) {
+        self.state().send_if_modified(|state| {
+            let is_opening = matches!(state, ConnectionState::Opening);
+            if is_opening {
+                *state = ConnectionState::Connected;
+            }
+            is_opening
+        });
+    }
+
+    /// Where the user sees what the connection is doing.
+    pub(crate) fn state(&self) -> &StateSender {
+        match &self.way {
+            Way::Once(handle) => &handle.shared.state,
+            Way::Lasting(handle) => &handle.0.state,
+        }
+    }
+
+    /// How often the connection was lost and is, or has been, made again.
+    pub(crate) fn losses(&self) -> u64 {
+        match &self.way {
+            Way::Once(_) => 0,
+            Way::Lasting(handle) => handle.0.losses(),
         }
     }
 
@@ -167,22 +296,25 @@ impl Client {
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<Bytes, Error> {
-        if call.files.is_some() {
-            self.prepare_files(&call)?;
-        }
-        let reply = self.connection().send(call, options).await?;
+        let reply = self.reply(call, options).await?;
         finish(name, reply.status, reply.payload)
     }
 
     /// As `send_raw`, with the file descriptors that the reply brings.
     pub(crate) async fn send_for_files(
         &self,
-        call: Encoded,
+        mut call: Encoded,
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<(Bytes, Vec<OwnedFd>), Error> {
-        self.prepare_files(&call)?;
-        let reply = self.connection().send(call, options).await?;
+        // Also where none go with the call: it is what has the connection keep those of the reply.
+        call.files.get_or_insert_with(|| {
+            Box::new(Files {
+                files: Vec::new(),
+                ride: Ride::After,
+            })
+        });
+        let reply = self.reply(call, options).await?;
         let payload = finish(name, reply.status, reply.payload)?;
         match (reply.announced, reply.files.len()) {
             (announced, came) if announced != came => {
@@ -193,31 +325,33 @@ impl Client {
         }
     }
 
+    async fn reply(&self, call: Encoded, options: &CallOptions<'_>) -> Result<Reply, Error> {
+        match &self.way {
+            Way::Once(handle) => handle.shared.send(call, options).await,
+            // Boxed, so that calls of other connections have no room for it.
+            Way::Lasting(handle) => Box::pin(handle.0.send(call, options)).await,
+        }
+    }
+
+    /// The connection that there is now, or the next one.
+    async fn connected(&self, options: &CallOptions<'_>) -> Result<Arc<Shared>, Error> {
+        match &self.way {
+            Way::Once(handle) => Ok(handle.shared.clone()),
+            Way::Lasting(handle) => handle.0.connected(options).await,
+        }
+    }
+
     /// Whether descriptors can pass, this many of them with a call and any with its reply.
     pub(crate) fn check_files(&self, count: usize) -> Result<(), Error> {
-        if !self.passes_files() {
-            return Err(Error::Unsupported(NO_FILES.to_owned()));
-        }
-        if count > MOST_FILES {
-            let reason = format!("{count} file descriptors with one call: {MOST_FILES} at most");
-            return Err(Error::Unsupported(reason));
-        }
-        Ok(())
+        self.made()
+            .map_or(Ok(()), |shared| shared.check_files(count))
     }
 
-    /// The same, and sees to it that those of the reply are kept.
-    fn prepare_files(&self, call: &Encoded) -> Result<(), Error> {
-        self.check_files(call.files.as_ref().map_or(0, |with| with.files.len()))?;
-        let shared = &self.handle.shared;
-        shared.files_wanted.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Registers for the events of `registration`, or joins those who have.
+    /// Registers for the events of `registration`, or joins those who have. The events go into `queue`.
     pub(crate) async fn subscribe(
         &self,
         registration: Registration,
-        queue: QueueOptions<Bytes>,
+        queue: &Arc<ArrivedQueue>,
         deadline: Deadline,
     ) -> Result<Subscription, Error> {
         let options = CallOptions {
@@ -227,44 +361,86 @@ impl Client {
         };
         tokio::select! {
             subscription = subscriptions::subscribe(self, registration, queue) => subscription,
-            () = sleep_until(deadline) => Err(timed_out(&options, Progress::Sent)),
+            () = sleep_until(deadline) => Err(match self.lasting() {
+                Some(lasting) if lasting.is_lost() => lasting.too_late(&options),
+                _ => timed_out(&options, Progress::Sent),
+            }),
         }
     }
 
     /// Whether file descriptors can go along with a call.
     pub(crate) fn passes_files(&self) -> bool {
-        self.handle.shared.passes_files
+        // Where it has ended, that is what the call will say.
+        self.made().is_none_or(|shared| shared.passes_files)
     }
 
     /// Begins to ping a silent peer, as configured. The peer has agreed to it.
     pub(crate) fn start_keepalive(&self) {
-        let shared = &self.handle.shared;
-        shared.keepalive_agreed.store(true, Ordering::Relaxed);
-        shared.keepalive.notify_one();
+        if let Some(shared) = self.made() {
+            shared.keepalive_agreed.store(true, Ordering::Relaxed);
+            shared.keepalive.notify_one();
+        }
     }
 
-    /// Says that the user is closing the connection: however it ends now, the cause is `UserClosed`.
-    pub(crate) fn leave(&self) {
-        self.connection().leave();
+    /// Says that the user is closing the connection: however it ends now, the cause is `UserClosed`. Says whether there is
+    /// anybody to be told.
+    pub(crate) fn leave(&self) -> bool {
+        match &self.way {
+            Way::Once(handle) => {
+                handle.shared.connection.leave();
+                true
+            }
+            Way::Lasting(handle) => {
+                handle.0.leave();
+                !handle.0.is_lost()
+            }
+        }
     }
 
     /// Ends the connection: every waiter fails with `UserClosed`, and the socket closes. Does not wait.
     pub(crate) fn close(&self) {
-        self.connection().close();
+        match &self.way {
+            Way::Once(handle) => handle.shared.connection.close(),
+            Way::Lasting(handle) => handle.0.close(),
+        }
     }
 
-    /// Waits until the connection has ended and the socket is closed.
+    /// Waits until the connection has ended for good and the socket is closed.
     pub(crate) async fn closed(&self) -> Arc<EndCause> {
-        self.connection().closed().await
+        match &self.way {
+            Way::Once(handle) => handle.shared.connection.closed().await,
+            Way::Lasting(handle) => handle.0.closed().await,
+        }
     }
 
-    /// Why the connection ended, if it has.
+    /// Why the connection ended, if it has for good.
     pub(crate) fn ended(&self) -> Option<Arc<EndCause>> {
-        self.connection().ended()
+        match &self.way {
+            Way::Once(handle) => handle.shared.connection.ended(),
+            Way::Lasting(handle) => handle.0.ended(),
+        }
     }
 
-    fn connection(&self) -> &Connection<Reply, Hook> {
-        &self.handle.shared.connection
+    fn lasting(&self) -> Option<&Lasting> {
+        match &self.way {
+            Way::Once(_) => None,
+            Way::Lasting(handle) => Some(&handle.0),
+        }
+    }
+
+    /// The connection that was made last; none where it has ended for good.
+    fn made(&self) -> Option<Arc<Shared>> {
+        match &self.way {
+            Way::Once(handle) => Some(handle.shared.clone()),
+            Way::Lasting(handle) => handle.0.made(),
+        }
+    }
+
+    fn subscriptions(&self) -> &Subscriptions {
+        match &self.way {
+            Way::Once(handle) => &handle.shared.subscriptions,
+            Way::Lasting(handle) => &handle.0.subscriptions,
+        }
     }
 }
 

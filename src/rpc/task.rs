@@ -61,7 +61,7 @@ pub(super) async fn run(
             read_packets(packets, shared, &heard),
             write,
             keep_alive(keepalive, shared, &heard),
-            |cause| shared.tell_end(cause),
+            |cause| shared.tell(cause),
         )
         .await;
 }

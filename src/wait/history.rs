@@ -507,6 +507,7 @@ impl Stream for Replay {
                     Err(Error::EventsLost(number))
                 }
                 Item::Gap(cause) => Err(Error::Gap { cause }),
+                Item::Failed(error) => Err(error),
                 Item::Ended(_) => Err(this.shared.lock().end.clone().unwrap_or(Error::Closed)),
             }));
         }

@@ -3,12 +3,17 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
-use libvirt_qmp::{AuthFailure, Config, Credentials, Error, Libvirt, LibvirtRpc, Monitor};
+use libvirt_qmp::{
+    AuthFailure, Backoff, Config, ConnectionState, Credentials, EndCause, Error, Libvirt,
+    LibvirtRpc, Monitor,
+};
 use tokio::net::{TcpListener, UnixStream};
 
 use super::{chain, patient};
 use crate::support::lab::{Lab, SASL_USER};
+use crate::support::process::PATIENCE;
 
 /// More than a client of ours knows, and less than Cyrus SASL does.
 const MECHANISMS: &str = "scram-sha-256 scram-sha-1 plain anonymous digest-md5";
@@ -262,4 +267,55 @@ async fn over_tls() {
     let wrong = patient().credentials(Credentials::new(SASL_USER.0, "hunter2"));
     let failed = failure(&uri(""), wrong).await;
     assert!(matches!(failed, AuthFailure::Refused { .. }), "{failed:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
+async fn a_password_that_was_changed_meanwhile_ends_the_trying_at_once() {
+    let lab = std::sync::Arc::new(lab(MECHANISMS));
+    let restart = || {
+        let lab = lab.clone();
+        tokio::task::spawn_blocking(move || lab.restart_daemon())
+    };
+    let backoff = Backoff::new().longest(Duration::from_millis(200));
+    let config = fred().reconnect(backoff);
+    let libvirt = Libvirt::connect_with(&uri(&lab, ""), config).await.unwrap();
+    // The right one opens the door again.
+    let mut state = libvirt.state();
+    for expected in [true, false] {
+        if !expected {
+            lab.set_sasl_password("changed");
+        }
+        restart().await.unwrap();
+        let decided = |state: &ConnectionState| match state {
+            ConnectionState::Connected => expected,
+            ConnectionState::Closed { .. } => true,
+            _ => false,
+        };
+        // The loss may not have been noticed yet.
+        let _ = tokio::time::timeout(PATIENCE, state.changed()).await;
+        let state = tokio::time::timeout(PATIENCE, state.wait_for(decided)).await;
+        let state = state.expect("it is decided").unwrap().clone();
+        match (expected, state) {
+            (true, ConnectionState::Connected) => {
+                assert_eq!(libvirt.domains().await.unwrap().len(), 1);
+            }
+            (false, ConnectionState::Closed { cause }) => {
+                let EndCause::GaveUp { last, .. } = &*cause else {
+                    panic!("{cause:?}");
+                };
+                assert!(
+                    matches!(&**last, Error::Auth(failure) if matches!(**failure, AuthFailure::Refused { .. })),
+                    "{last:?}"
+                );
+                let error = libvirt.domains().await.unwrap_err();
+                let shown = format!("{} {error:?}", chain(&error));
+                assert!(
+                    !shown.contains("battery") && !shown.contains("changed"),
+                    "{shown}"
+                );
+            }
+            (_, other) => panic!("{other:?}"),
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Holds `xdr/` to `fixtures/protocol-facts.txt`: every name, type, order, limit and number of libvirt's protocol, as the
 //! generator resolved them. A field out of place or of another width would be read as something else, in silence.
 
+mod notes;
 mod render;
 
 use std::collections::BTreeSet;

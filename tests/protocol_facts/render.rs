@@ -7,17 +7,23 @@ use super::super::generator::model::{
 };
 use super::super::generator::{MODULES, Source, resolved};
 
-pub(super) fn lines(definitions: &[Source]) -> Vec<String> {
+/// What `read` makes of the definitions as the generator resolved them.
+pub(super) fn with_model<T>(definitions: &[Source], read: impl FnOnce(&Model<'_>) -> T) -> T {
     let mut sources: Vec<&Source> = definitions.iter().collect();
     sources.sort_by(|a, b| a.path.cmp(&b.path));
-    let model = match resolved(MODULES, &sources) {
-        Ok(model) => model,
+    match resolved(MODULES, &sources) {
+        Ok(model) => read(&model),
         Err(problems) => panic!("{problems:#?}"),
-    };
-    let modules = model.modules.iter();
-    modules
-        .flat_map(|module| module_lines(&model, module))
-        .collect()
+    }
+}
+
+pub(super) fn lines(definitions: &[Source]) -> Vec<String> {
+    with_model(definitions, |model| {
+        let modules = model.modules.iter();
+        modules
+            .flat_map(|module| module_lines(model, module))
+            .collect()
+    })
 }
 
 fn module_lines(model: &Model<'_>, module: &ModuleModel<'_>) -> Vec<String> {

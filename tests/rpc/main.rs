@@ -17,12 +17,15 @@ mod close;
 mod connect;
 mod deadlines;
 mod end;
+mod event_values;
 mod events;
 mod files;
 mod filters;
 mod hypervisor;
 mod keepalive;
 mod limits;
+mod object_events;
+mod reconnect;
 mod replies;
 #[cfg(feature = "sasl")]
 mod sasl;

@@ -12,6 +12,7 @@ mod support;
 
 mod files;
 mod oob;
+mod reconnect;
 mod strays;
 mod ways;
 
@@ -55,6 +56,14 @@ async fn next(events: &mut EventStream) -> String {
         .expect("no end of the stream")
         .expect("no error")
         .name
+}
+
+/// Why the connection ended.
+fn cause_of(error: &Error) -> &EndCause {
+    match error {
+        Error::Disconnected { cause, .. } => cause,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn class(result: Result<String, Error>) -> ErrorClass {

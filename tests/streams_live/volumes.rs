@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use libvirt_qmp::protocol::remote::StorageVolDownloadArgs;
 use libvirt_qmp::protocol::remote::procedure::StorageVolDownload;
@@ -181,6 +182,27 @@ async fn more_than_was_announced_fails_the_upload_and_not_the_connection() {
         .await
         .unwrap_err();
     assert!(matches!(refused, Error::Libvirt(_)), "{refused:?}");
+}
+
+/// The daemon pings every 2 s and closes a connection that it has not heard from for 8 s.
+#[tokio::test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
+async fn a_download_that_is_left_alone_outlives_the_daemons_patience() {
+    let lab = Lab::start_with(|| {
+        "listen_tls = 0\nkeepalive_interval = 2\nkeepalive_count = 3\n".to_owned()
+    });
+    let libvirt = open(&lab).await;
+    let pool = Pool::new(&lab);
+    let size = 64 * MIB;
+    let volume = pool.volume(&lab, &libvirt, "slow", size).await;
+    let mut stream = download(&libvirt, &volume, 0).await;
+    // There is no event to wait for: that nothing happens is what this is about.
+    tokio::time::sleep(Duration::from_secs(14)).await;
+    let mut came = Vec::new();
+    stream.read_to_end(&mut came).await.unwrap();
+    assert_eq!(came.len(), size);
+    stream.finish().await.unwrap();
+    libvirt.domains().await.unwrap();
 }
 
 #[tokio::test]

@@ -135,7 +135,7 @@ impl Lab {
     }
 
     /// The same for another of the daemon's drivers, such as `test:///default`.
-    fn client_uri_of(&self, uri: &str) -> String {
+    pub(crate) fn client_uri_of(&self, uri: &str) -> String {
         let socket = self.unix_path();
         let uri = uri.replacen("://", "+unix://", 1);
         format!("{uri}?socket={}", socket.display())
@@ -244,6 +244,14 @@ impl Lab {
         daemon.kill();
         *daemon = start_daemon(&self.scratch)
             .unwrap_or_else(|error| panic!("libvirtd did not come back: {error}"));
+    }
+
+    /// Gives the user of a daemon with SASL this password, for those who authenticate from now on.
+    ///
+    /// # Panics
+    /// When it cannot be set.
+    pub(crate) fn set_sasl_password(&self, password: &str) {
+        set_sasl_password(&self.scratch, password);
     }
 
     /// Stops the daemon's process (SIGSTOP): its sockets accept, and nothing answers.
@@ -380,18 +388,25 @@ fn lay_out(scratch: &Scratch, port: u16, sasl: Option<&str>, settings: &str) {
 
 /// Writes Cyrus SASL's configuration of libvirtd, and its database with one user in this machine's own realm.
 fn add_sasl_user(scratch: &Scratch, mechanisms: &str) {
-    let database = scratch.path("sasl/passwd.db");
     let conf = format!(
         "mech_list: {mechanisms}\nsasldb_path: {}\n",
-        database.display()
+        sasl_database(scratch).display()
     );
     fs::create_dir(scratch.path("sasl")).expect("a directory in the scratch directory");
     fs::write(scratch.path("sasl/libvirt.conf"), conf).expect("a file in the scratch directory");
-    let (user, password) = SASL_USER;
+    set_sasl_password(scratch, SASL_USER.1);
+}
+
+fn sasl_database(scratch: &Scratch) -> PathBuf {
+    scratch.path("sasl/passwd.db")
+}
+
+/// Gives the user this password, and the database to whom the daemon runs as.
+fn set_sasl_password(scratch: &Scratch, password: &str) {
     let mut child = Command::new("saslpasswd2")
         .args(["-p", "-c", "-a", "libvirt", "-f"])
-        .arg(&database)
-        .arg(user)
+        .arg(sasl_database(scratch))
+        .arg(SASL_USER.0)
         .env("PATH", search_path())
         .env("SASL_CONF_PATH", scratch.path("sasl"))
         .stdin(Stdio::piped())
@@ -404,6 +419,9 @@ fn add_sasl_user(scratch: &Scratch, mechanisms: &str) {
     drop(stdin);
     let status = child.wait().expect("a child of ours");
     assert!(status.success(), "saslpasswd2: {status}");
+    if is_root() {
+        give_away(&scratch.path("sasl"));
+    }
 }
 
 /// Gives a directory and all in it to the ordinary user.

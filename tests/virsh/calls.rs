@@ -312,8 +312,8 @@ async fn the_agent_is_asked_by_a_virsh_of_its_own() {
     ] {
         let reply = soon(monitor.agent(br#"{"execute":"guest-ping","id":5}"#, timeout)).await;
         let reply: Value = serde_json::from_slice(&reply.unwrap()).unwrap();
-        // An id is the agent's own affair.
-        assert_eq!(reply, json!({"return": {"execute": "guest-ping", "id": 5}}));
+        // An id is the user's own affair: it comes back, whatever the agent makes of one.
+        assert_eq!(reply, json!({"return": {"execute": "guest-ping"}, "id": 5}));
         let asked = fake.notes("agent").pop().unwrap();
         assert_eq!(
             asked,
@@ -332,6 +332,30 @@ async fn the_agent_is_asked_by_a_virsh_of_its_own() {
     .await;
     agent.unwrap();
     assert_eq!(fake.pids().len(), 3);
+    monitor.disconnect().await.unwrap();
+    fake.assert_gone();
+}
+
+/// The seconds that libvirt is to wait come on top of the call's own time. The clock stands still once the agent is asked.
+#[tokio::test]
+async fn the_seconds_libvirt_is_given_are_on_top_of_the_calls_deadline() {
+    let fake = Fake::new(r#"agent() { note agent x; gate gate; }"#);
+    let minute = Duration::from_secs(60);
+    let monitor = fake.monitor_with(Config::new().call_timeout(Some(minute)));
+    monitor.connect().await.unwrap();
+    let ping = br#"{"execute":"guest-ping"}"#;
+    let asking = monitor.agent(ping, AgentTimeout::Seconds(120));
+    let stop_the_clock = async {
+        fake.wait_for_notes("agent", 1).await;
+        tokio::time::pause();
+        tokio::time::Instant::now()
+    };
+    let (reply, since) = tokio::join!(asking, stop_the_clock);
+    let error = reply.unwrap_err();
+    assert!(error.is_timeout() && error.maybe_executed(), "{error:?}");
+    let waited = since.elapsed();
+    assert!(waited > 2 * minute && waited < 4 * minute, "{waited:?}");
+    tokio::time::resume();
     monitor.disconnect().await.unwrap();
     fake.assert_gone();
 }

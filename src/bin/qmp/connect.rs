@@ -3,6 +3,7 @@
 
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use libvirt_qmp::protocol::remote::procedure::ConnectOpen;
@@ -132,7 +133,7 @@ fn qmp(text: &str) -> Result<Endpoint, Failure> {
 
 /// A monitor, and what belongs to it.
 pub(crate) struct Connected {
-    pub(crate) monitor: Box<dyn Monitor>,
+    pub(crate) monitor: Arc<dyn Monitor>,
     session: Option<Session>,
 }
 
@@ -140,7 +141,7 @@ impl Connected {
     /// A monitor that stands alone.
     pub(crate) fn alone(monitor: impl Monitor + 'static) -> Self {
         Connected {
-            monitor: Box::new(monitor),
+            monitor: Arc::new(monitor),
             session: None,
         }
     }
@@ -199,12 +200,12 @@ pub(crate) async fn monitor(
         Endpoint::Libvirt(_) | Endpoint::Replay(_) => {
             let session = session(endpoint, limit).await?;
             Connected {
-                monitor: Box::new(session.libvirt.monitor(domain)),
+                monitor: Arc::new(session.libvirt.monitor(domain)),
                 session: Some(session),
             }
         }
         _ => Connected {
-            monitor: hypervisor(endpoint, limit)?.monitor(domain),
+            monitor: hypervisor(endpoint, limit)?.monitor(domain).into(),
             session: None,
         },
     };

@@ -10,6 +10,7 @@ mod failure;
 mod interrupt;
 mod line;
 mod output;
+mod shell;
 mod typed;
 mod value;
 
@@ -65,10 +66,12 @@ enum Command {
     Demo,
     /// Run QMP commands and print what they return, each as one line of JSON
     Run(run::Args),
-    /// Print the events of a domain, one a line, until interrupted (Ctrl-C)
+    /// Print the events of a domain or of all, one a line, until interrupted (Ctrl-C)
     Events(events::Args),
     /// List the domains, active or not
     List(list::Args),
+    /// Type QMP commands, with completion, history and events
+    Shell(shell::Args),
     /// Run lines of the human monitor and print their text
     Hmp(hmp::Args),
     /// Wait for an event of a domain and print it
@@ -117,12 +120,14 @@ async fn perform(Arguments { settings, command }: Arguments) -> Result<(), Failu
         Command::Run(args) => run::run(&settings, args, output).await,
         Command::Events(args) => events::run(&settings, args, output).await,
         Command::List(args) => list::run(&settings, args, output).await,
+        Command::Shell(args) => shell::run(&settings, args).await,
         Command::Hmp(args) => hmp::run(&settings, args, output).await,
         Command::Wait(args) => wait::run(&settings, args, output).await,
         Command::Agent(args) => agent::run(&settings, args, output).await,
         Command::Jobs(args) => jobs::run(&settings, args, output).await,
         Command::Screendump(args) => screendump::run(&settings, args, output).await,
         Command::Schema(args) => schema::run(&settings, args, output).await,
+        Command::Wrap(args) if args.are_for_a_user() => shell::wrapped(&settings, args).await,
         Command::Wrap(args) => wrap::run(&settings, args, output).await,
         Command::Record(args) => record::run(&settings, args, output).await,
         Command::Replay(args) => replay::run(args, output).await,

@@ -14,13 +14,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::ToSocketAddrs;
 use tokio::sync::{Mutex, watch};
 
-use super::{finish, refuse_oob};
+use super::{finish_agent, refuse_oob};
 use crate::config::Config;
 use crate::connection::{Deadline, deadline, sleep_until};
 use crate::dial::{tcp, unix};
 use crate::error::{EndCause, Error, Phase};
 use crate::monitor::RunOptions;
 use crate::qmp::{self, Command, RawCommand};
+use crate::reconnect::refuse;
 use crate::transport::Transport;
 use link::{Failure, Link};
 
@@ -234,10 +235,7 @@ impl GuestAgent {
     ) -> Result<Bytes, Error> {
         let command = RawCommand::parse(text)?;
         refuse_oob(&command)?;
-        if self.config.reconnect.is_some() {
-            let what = "Config::reconnect for the guest agent on a socket of its own";
-            return Err(Error::Unsupported(what.to_owned()));
-        }
+        refuse(&self.config, "the guest agent on a socket of its own")?;
         if !options.files.is_empty() {
             let what = "the guest agent takes no file descriptors";
             return Err(Error::Unsupported(what.to_owned()));
@@ -281,8 +279,7 @@ impl GuestAgent {
         let Some(reply) = reply else {
             return Ok(Bytes::new());
         };
-        let reply = qmp::set_id(reply, user_id).map_err(|error| Error::json("reply", error))?;
-        finish(reply, user_id, text)
+        finish_agent(reply, user_id, text)
     }
 
     /// Sends `call` over the link, which is synchronized before where it must be, and gives what it is answered by.

@@ -21,6 +21,7 @@ use crate::error::{EndCause, Error, LibvirtError, Phase};
 use crate::libvirt::{DomainKey, hyphenated};
 use crate::objects::Domain;
 use crate::queue::QueueOptions;
+use crate::reconnect;
 
 /// How long closing waits for libvirt, which may be stuck in a call. It goes on after that, on its own threads.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -83,6 +84,7 @@ struct Gone(Arc<Shared>);
 impl Connection {
     /// Begins to open `uri` within `Config::connect_timeout`. It goes on by itself; see [`opened`](Connection::opened).
     pub(crate) fn open(uri: &str, config: &Config) -> Result<Self, Error> {
+        reconnect::refuse(config, "LibvirtC")?;
         let name = c_string("URI", without_prompts(uri).as_ref())?;
         let target = uri.to_owned();
         let shared = Arc::new(Shared {

@@ -110,6 +110,10 @@ impl Stream for Events {
             Item::Event(arrival) => Some(arrival),
             Item::Lost(number) => Some(Err(Error::EventsLost(number))),
             Item::Gap(cause) => Some(Err(Error::Gap { cause })),
+            Item::Failed(error) => {
+                this.source = None;
+                Some(Err(error))
+            }
             Item::Ended(cause) => {
                 this.source = None;
                 match *cause {

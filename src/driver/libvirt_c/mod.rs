@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use super::{finish, refuse_oob};
+use super::{duplicate, finish, finish_agent, refuse_oob};
 use crate::config::Config;
 use crate::connection::deadline;
 use crate::error::{Error, Phase};
@@ -94,7 +94,7 @@ impl LibvirtC {
     }
 
     /// As [`LibvirtC::new`], with settings. [`Config::uri`] means nothing here, and [`Config::keepalive`] is rounded up to whole
-    /// seconds.
+    /// seconds. With [`Config::reconnect`], which libvirt's library cannot do, nothing is opened.
     pub fn with_config(
         uri: impl Into<String>,
         domain: impl Into<DomainKey>,
@@ -190,25 +190,20 @@ impl LibvirtC {
     async fn run_agent(&self, text: &[u8], timeout: AgentTimeout) -> Result<Bytes, Error> {
         let command = RawCommand::parse(text)?;
         refuse_oob(&command)?;
-        // libvirt puts no id of its own into what it says to the agent, so the user's goes there and back.
-        let sent = checked_text(text)?;
+        let sent = checked_text(&command.without_id())?;
         let (connection, _) = self.make_ready().await?;
         let agent = self.agent.get_or_try_init(|| connection.agent()).await?;
-        // The call's own deadline must not pass before libvirt's.
-        let allowance = match timeout {
-            AgentTimeout::Seconds(seconds) => Duration::from_secs(seconds.into()),
-            _ => Duration::ZERO,
-        };
         let limit = self.config.call_timeout;
+        let limit = limit.map(|limit| limit.saturating_add(timeout.allowance()));
         let wait = Wait {
             phase: Phase::Reply,
-            deadline: deadline(limit.map(|limit| limit.saturating_add(allowance))),
+            deadline: deadline(limit),
         };
         let run = move |domain: &mut Arc<DomainRef>| {
             domain.call(|dom| dom.agent_command(&sent, timeout.to_wire()))
         };
         let reply = agent.call(wait, run).await?;
-        finish(reply, command.user_id(), text)
+        finish_agent(reply, command.user_id(), text)
     }
 
     async fn subscribe(&self, options: EventOptions) -> Result<EventStream, Error> {
@@ -266,12 +261,7 @@ fn checked_text(text: &[u8]) -> Result<CString, Error> {
 fn copied_file(options: &RunOptions<'_>) -> Result<Option<OwnedFd>, Error> {
     match options.files {
         [] => Ok(None),
-        [file] => match file.try_clone_to_owned() {
-            Ok(file) => Ok(Some(file)),
-            Err(error) => Err(Error::Unsupported(format!(
-                "the file descriptor cannot be copied: {error}"
-            ))),
-        },
+        [_] => Ok(duplicate(options.files)?.pop()),
         _ => {
             let what = "libvirt passes one file descriptor with a command, not more";
             Err(Error::Unsupported(what.to_owned()))

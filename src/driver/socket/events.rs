@@ -106,6 +106,10 @@ impl Stream for SocketEvents {
                 this.shut_down = false;
                 Some(Err(Error::Gap { cause }))
             }
+            Item::Failed(error) => {
+                this.leave();
+                Some(Err(error))
+            }
             Item::Ended(cause) => this.end(cause),
         })
     }

@@ -16,7 +16,7 @@ use crate::config::{Backoff, Config};
 use crate::connection::{Deadline, Steps, sleep_until, spawn};
 use crate::error::{EndCause, Error, Phase};
 use crate::monitor::SchemaCell;
-use crate::reconnect::Retries;
+use crate::reconnect::{Retries, refuse};
 use crate::transport::Transport;
 
 /// What a monitor keeps from one connection to the next.
@@ -61,8 +61,8 @@ impl Line {
     ) -> Result<Arc<Self>, Error> {
         let unopened = Unopened(Some(&kept.outlet));
         let again = kept.config.reconnect.clone().zip(way);
-        if again.is_none() && kept.config.reconnect.is_some() {
-            return Err(cannot_reconnect("a stream that was handed in"));
+        if again.is_none() {
+            refuse(&kept.config, "a monitor over a stream that was handed in")?;
         }
         let steps = Steps::new(kept.config.connect_timeout);
         let session = Session::open(io, kept.opening(None, steps)).await;
@@ -158,12 +158,6 @@ impl Drop for Line {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// The error where a connection cannot be made again, being `what`.
-pub(super) fn cannot_reconnect(what: &str) -> Error {
-    let what = format!("Config::reconnect over {what}: nobody here can connect it again");
-    Error::Unsupported(what)
 }
 
 /// Ends the outlet of a monitor whose first session does not come about, whatever keeps it from that.

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::connection::{deadline, sleep_until};
 use crate::dial::over_tcp;
 use crate::error::{Error, Phase};
+use crate::reconnect::refuse;
 use crate::transport::Transport;
 
 /// How often binding is tried where the file in its way keeps changing.
@@ -63,10 +64,10 @@ enum Listening {
 
 impl QmpListener {
     pub(super) async fn bind(address: QmpAddress, config: Config) -> Result<Self, Error> {
-        if config.reconnect.is_some() {
-            let what = "Config::reconnect with a listener: QEMU connects again by itself, and each accept gives a new monitor";
-            return Err(Error::Unsupported(what.to_owned()));
-        }
+        refuse(
+            &config,
+            "a listener, to which QEMU connects again by itself,",
+        )?;
         let target = address.target();
         let bound = match address {
             QmpAddress::Unix(path) => bind_unix(&path).await,

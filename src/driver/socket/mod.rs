@@ -30,11 +30,11 @@ use crate::error::{EndCause, Error, Phase};
 use crate::inflight::{Files, Ride};
 use crate::monitor::{EventOptions, EventStream, Monitor, MonitorFuture, RunOptions, SchemaCell};
 use crate::qmp::{Greeting, RawCommand};
-use crate::reconnect::ConnectionState;
+use crate::reconnect::{ConnectionState, refuse};
 use crate::transport::Transport;
 use dial::Way;
 use events::SocketEvents;
-use line::{Kept, Line, cannot_reconnect};
+use line::{Kept, Line};
 use outlet::Outlet;
 use session::{Ids, Session, call_deadline, silent};
 
@@ -248,10 +248,11 @@ impl SocketMonitor {
     /// Dropping the future closes what was opened.
     pub async fn dial(address: impl Into<QmpAddress>, config: Config) -> Result<Self, Error> {
         let address = address.into();
-        if matches!(address, QmpAddress::Pipe(_)) && config.reconnect.is_some() {
-            return Err(cannot_reconnect(
-                "named pipes, on which QEMU greets but once",
-            ));
+        if matches!(address, QmpAddress::Pipe(_)) {
+            refuse(
+                &config,
+                "a monitor on named pipes, where QEMU greets but once,",
+            )?;
         }
         let deadline = deadline(config.dial_within());
         SocketMonitor::by(Way::Address(address), config, deadline).await
@@ -353,9 +354,7 @@ impl SocketMonitor {
     /// Those of [`SocketMonitor::stdio`].
     pub fn stdio_with_config(child: Child, config: Config) -> Result<Self, Error> {
         let stream = ChildStream::new(child)?;
-        if config.reconnect.is_some() {
-            return Err(cannot_reconnect("a child's standard input and output"));
-        }
+        refuse(&config, "a monitor on a child's standard input and output")?;
         Ok(SocketMonitor::with_config(stream, config))
     }
 
@@ -385,9 +384,7 @@ impl SocketMonitor {
     ///
     /// As [`SocketMonitor::from_fd`].
     pub fn from_fd_with_config(fd: OwnedFd, config: Config) -> Result<Self, Error> {
-        if config.reconnect.is_some() {
-            return Err(cannot_reconnect("a descriptor"));
-        }
+        refuse(&config, "a monitor over a descriptor")?;
         Ok(SocketMonitor::over(dial::from_fd(fd)?, config, None))
     }
 

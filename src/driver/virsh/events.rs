@@ -406,6 +406,10 @@ impl Stream for VirshEvents {
             Item::Event(Entry::Broken(reason)) => Some(Err(Error::json("event", reason))),
             Item::Lost(number) => Some(Err(Error::EventsLost(number))),
             Item::Gap(cause) => Some(Err(Error::Gap { cause })),
+            Item::Failed(error) => {
+                this.leave();
+                Some(Err(error))
+            }
             Item::Ended(cause) => {
                 this.leave();
                 match *cause {

@@ -12,14 +12,14 @@ mod transcript;
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{finish, refuse_oob};
+use super::{duplicate, finish, finish_agent, refuse_oob};
 use crate::config::Config;
 use crate::connection::{CallOptions, Deadline, Limits, Steps, deadline, sleep_until, timed_out};
 use crate::error::{Error, Phase};
@@ -122,7 +122,8 @@ impl Virsh {
     }
 
     /// As [`Virsh::new`], with settings. `uri` is the one given here; that of `config`, its handshake and the number of calls in
-    /// flight mean nothing to virsh. Keepalive is virsh's own, in whole seconds.
+    /// flight mean nothing to virsh. Keepalive is virsh's own, in whole seconds. With [`Config::reconnect`], which virsh cannot do,
+    /// nothing is started.
     pub fn with_config(
         uri: impl Into<String>,
         domain: impl Into<DomainKey>,
@@ -219,10 +220,7 @@ impl Virsh {
         let mut argument = String::new();
         write_ascii(utf8(&command.without_id())?, &mut argument);
         within(argument.len(), LONGEST_ARGUMENT)?;
-        let stdin: OwnedFd = file.try_clone_to_owned().map_err(|error| Error::Connect {
-            target: "the file descriptor".to_owned(),
-            source: Arc::new(error),
-        })?;
+        let stdin = duplicate(&[file])?.pop();
         let session = self.session().await?;
         let options = CallOptions {
             phase: Phase::Reply,
@@ -239,7 +237,7 @@ impl Virsh {
         #[rustfmt::skip]
         let arguments =
             [MONITOR_COMMAND, "--domain", &uuid, "--pass-fds", "0", "--cmd", &argument];
-        let started = self.launcher.one_command(&arguments, Some(stdin))?;
+        let started = self.launcher.one_command(&arguments, stdin)?;
         // Dropping what waits for its output kills it.
         let output = tokio::select! {
             output = started.output() => output,
@@ -265,8 +263,7 @@ impl Virsh {
         const PROCEDURE: &str = "qemu-agent-command";
         let command = RawCommand::parse(text)?;
         refuse_oob(&command)?;
-        // The agent itself echoes the id.
-        let line = quoted(text)?;
+        let line = quoted(&command.without_id())?;
         let session = self.session().await?;
         if let Some(cause) = session.ended() {
             return Err(Error::disconnected(cause, false));
@@ -283,10 +280,11 @@ impl Virsh {
         };
         let line = format!("{PROCEDURE} --domain {uuid}{how} --cmd {line}");
         let agent = self.agent_session(&session).await?;
-        let said = agent
-            .call(&line, self.deadline(&RunOptions::new(), &line))
-            .await?;
-        finish(reply(said, PROCEDURE)?, command.user_id(), text)
+        let allowance = timeout.allowance().saturating_add(grace(&line));
+        let limit = self.launcher.config.call_timeout;
+        let limit = limit.map(|limit| limit.saturating_add(allowance));
+        let reply = reply(agent.call(&line, deadline(limit)).await?, PROCEDURE)?;
+        finish_agent(reply, command.user_id(), text)
     }
 
     async fn subscribe(&self, options: EventOptions) -> Result<EventStream, Error> {

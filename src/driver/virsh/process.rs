@@ -27,6 +27,7 @@ use tracing::debug;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::reconnect;
 
 /// How long a process may take to end when it has been asked to, before it is killed.
 const GRACE: Duration = Duration::from_millis(500);
@@ -142,6 +143,7 @@ impl Launcher {
     }
 
     fn start(&self, mut command: Command, stdin: Stdio, ending: Ending) -> Result<Started, Error> {
+        reconnect::refuse(&self.config, "virsh")?;
         command
             .stdin(stdin)
             .stdout(Stdio::piped())

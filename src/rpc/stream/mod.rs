@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::{Client, Shared};
+use super::{Client, Shared, finish};
 use crate::connection::{CallOptions, Encoded};
 use crate::error::{Error, LibvirtError, Phase};
 use crate::inflight::Outgoing;
@@ -68,7 +68,10 @@ pub enum StreamItem {
 /// with: one that writes to a console whose guest does not read holds up the others on the connection.
 pub struct Stream {
     core: Arc<Core>,
-    client: Client,
+    /// The connection it is on. It ends with that, also where another takes its place.
+    shared: Arc<Shared>,
+    /// Keeps the connection open.
+    _client: Client,
     name: &'static str,
     sparse: bool,
     /// What is left of an item that was read in part.
@@ -89,10 +92,11 @@ impl Client {
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<(Bytes, Stream), Error> {
-        let stream = Stream::new(self, &call, name, options);
+        let shared = self.connected(options).await?;
+        let stream = Stream::new(self, shared.clone(), &call, name, options);
         call.announce = Some(Arc::new(Opening(stream.core.clone())));
-        let payload = self.send_raw(call, name, options).await?;
-        Ok((payload, stream))
+        let reply = shared.send(call, options).await?;
+        Ok((finish(name, reply.status, reply.payload)?, stream))
     }
 }
 
@@ -124,7 +128,13 @@ impl Shared {
 }
 
 impl Stream {
-    fn new(client: &Client, call: &Encoded, name: &'static str, options: &CallOptions<'_>) -> Self {
+    fn new(
+        client: &Client,
+        shared: Arc<Shared>,
+        call: &Encoded,
+        name: &'static str,
+        options: &CallOptions<'_>,
+    ) -> Self {
         let (program, procedure) = call.procedure;
         let version = call
             .bytes
@@ -132,10 +142,10 @@ impl Stream {
             .map_or(1, |head| Header::read(head).version);
         let header = Header::call(program, version, procedure, 0);
         let may_have_holes = program == remote::PROGRAM && WITH_HOLES.contains(&procedure);
-        let shared = &client.handle.shared;
         Stream {
             core: Core::new(State::new(header, name), shared.streams.clone()),
-            client: client.clone(),
+            shared,
+            _client: client.clone(),
             name,
             sparse: may_have_holes && call.bytes.last().is_some_and(|flags| flags & SPARSE != 0),
             rest: None,
@@ -312,7 +322,7 @@ impl Stream {
     /// Gives the stream a turn among what is sent, where it is to have one.
     fn send_if(&self, turn: bool) {
         if turn {
-            let calls = &self.client.connection().calls;
+            let calls = &self.shared.connection.calls;
             calls.submit_turn(self.core.clone() as Arc<dyn Outgoing>);
         }
     }

@@ -365,3 +365,102 @@ impl Packet {
             && self.bytes.len() < PREFIX + MOST_IN_PACKET
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn open() -> State {
+        let mut state = State::new(Header::call(1, 1, 2, 3), "TEST");
+        state.opened = Opened::Yes;
+        state
+    }
+
+    fn packet_of(state: &mut State) -> (Header, Vec<u8>) {
+        let bytes = state.next_outgoing().unwrap();
+        let (head, payload) = bytes.split_first_chunk::<PREFIX>().unwrap();
+        assert_eq!(head[..4], u32::try_from(bytes.len()).unwrap().to_be_bytes());
+        (Header::read(head), payload.to_vec())
+    }
+
+    #[test]
+    fn what_is_written_is_gathered_into_full_packets_up_to_the_bound() {
+        let mut state = open();
+        let data = vec![1; 3 * MOST_IN_PACKET];
+        assert!(matches!(state.queue_data(&[]), Taken::Bytes(0)));
+        assert!(!state.has_outgoing());
+        assert!(matches!(state.queue_data(&data[..10]), Taken::Bytes(10)));
+        let Taken::Bytes(taken) = state.queue_data(&data) else {
+            panic!("there is room");
+        };
+        assert_eq!(taken, MOST_OUTGOING - 10);
+        assert!(matches!(state.queue_data(&data), Taken::Full));
+        assert!(matches!(state.queue_hole(1), Taken::Full));
+        for _ in 0..2 {
+            let (header, payload) = packet_of(&mut state);
+            assert_eq!(header.status, MessageStatus::CONTINUE);
+            assert_eq!(payload.len(), MOST_IN_PACKET);
+        }
+        assert!(!state.has_outgoing());
+        assert!(matches!(state.queue_hole(1), Taken::Bytes(_)));
+    }
+
+    /// Data does not go into the packet of a hole, nor past one.
+    #[test]
+    fn holes_stay_where_they_are() {
+        let mut state = open();
+        state.queue_data(b"a");
+        state.queue_hole(7);
+        state.queue_data(b"b");
+        state.queue_finish();
+        let kinds = [(); 4].map(|()| packet_of(&mut state));
+        assert_eq!(kinds[0].1, b"a");
+        assert_eq!(kinds[1].0.kind, MessageType::STREAM_HOLE);
+        assert_eq!(kinds[1].1, [0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0]);
+        assert_eq!(kinds[2].1, b"b");
+        assert_eq!(kinds[3].0.status, MessageStatus::OK);
+        assert!(kinds.iter().all(|(header, _)| header.serial == 3));
+    }
+
+    #[test]
+    fn an_abort_takes_the_place_of_what_was_not_sent() {
+        let mut state = open();
+        state.queue_data(b"a");
+        state.queue_finish();
+        state.queue_abort();
+        assert_eq!(packet_of(&mut state).0.status, MessageStatus::ERROR);
+        assert!(!state.has_outgoing());
+        // What has gone stands.
+        let mut state = open();
+        state.queue_finish();
+        packet_of(&mut state);
+        state.queue_abort();
+        assert!(!state.has_outgoing());
+    }
+
+    proptest! {
+        /// Whatever comes: no panic, and what is charged is given back.
+        #[test]
+        fn any_packets_leave_the_charge_balanced(
+            packets in vec((3..7i32, -1..4i32, vec(any::<u8>(), 0..40)), 0..20),
+            closing in any::<bool>(),
+        ) {
+            let mut state = open();
+            if closing {
+                state.queue_finish();
+            }
+            let mut charged = 0;
+            for (kind, status, payload) in packets {
+                charged += state.receive(MessageType(kind), MessageStatus(status), payload.into());
+            }
+            prop_assert_eq!(charged, state.waiting());
+            while let Some((_, cost)) = state.take() {
+                charged -= cost;
+            }
+            prop_assert_eq!(charged, 0);
+        }
+    }
+}

@@ -4,10 +4,11 @@ use std::num::NonZeroU64;
 
 use libvirt_qmp::{EventFilter, EventOptions, EventStream};
 
-use crate::connect::{Settings, with_monitor};
+use crate::connect::{Endpoint, Settings, session, with_monitor};
 use crate::event::{as_json, as_text, next};
 use crate::failure::{Failure, chain, say};
-use crate::output::Output;
+use crate::interrupt::Interrupts;
+use crate::output::{Output, printable};
 
 const USAGE: &str = "qmp [-C URI] events [OPTIONS] [DOMAIN]
        qmp -C unix:PATH events [OPTIONS]";
@@ -24,7 +25,7 @@ pub(crate) struct Args {
     /// End after so many events
     #[arg(long, value_name = "N")]
     count: Option<NonZeroU64>,
-    /// Name or UUID; to be left out on QEMU's own socket
+    /// Name or UUID; without one all domains of the host, or the QEMU whose own socket it is
     domain: Option<String>,
 }
 
@@ -33,12 +34,46 @@ pub(crate) async fn run(
     args: Args,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let filter = any_of(&args.events);
+    let options = EventOptions::new(any_of(&args.events));
+    let endpoint = settings.endpoint()?;
+    if args.domain.is_none() && endpoint.has_domains() {
+        return of_all(&endpoint, settings, options, &args, output).await;
+    }
     with_monitor(settings, args.domain.as_deref(), async |monitor| {
-        let events = monitor.events_with(EventOptions::new(filter)).await?;
+        let events = monitor.events_with(options).await?;
         watch(events, &args, output).await
     })
     .await
+}
+
+/// Prints the events of all domains of a host.
+async fn of_all(
+    endpoint: &Endpoint,
+    settings: &Settings,
+    options: EventOptions,
+    args: &Args,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    if !matches!(endpoint, Endpoint::Libvirt(_) | Endpoint::Replay(_)) {
+        return Err(Failure::usage(
+            "this driver has the events of one domain at a time, and no domain is given",
+        ));
+    }
+    let mut interrupts = Interrupts::new()?;
+    let connecting = session(endpoint, settings.limit());
+    let session = interrupts.end(connecting).await?;
+    let print = async {
+        let events = session.libvirt.all_monitor_events(options).await?;
+        watch(events, args, output).await
+    };
+    let result = interrupts.end(print).await;
+    if !result.as_ref().is_err_and(Failure::is_timeout) {
+        tokio::select! {
+            () = session.close() => {}
+            _ = interrupts.next() => {}
+        }
+    }
+    result
 }
 
 /// Events with one of these names; all where there are none.
@@ -54,9 +89,12 @@ async fn watch(mut events: EventStream, args: &Args, output: &mut Output) -> Res
         match next(&mut events).await {
             None => break,
             Some(Ok(event)) => {
-                let text = match args.json {
-                    true => as_json(&event)?,
-                    false => as_text(&event),
+                let text = match (args.json, &event.domain) {
+                    (true, _) => as_json(&event)?,
+                    (false, Some(domain)) if args.domain.is_none() => {
+                        format!("{} {}", printable(&domain.name), as_text(&event))
+                    }
+                    (false, _) => as_text(&event),
                 };
                 output.line(text).await?;
                 left = left.map(|left| left - 1);

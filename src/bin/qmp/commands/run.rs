@@ -1,5 +1,7 @@
 //! `qmp run`: QMP commands, and what they return.
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use libvirt_qmp::schema::SchemaProblem;
 use libvirt_qmp::{CommandError, Error, ErrorClass, Monitor, MonitorExt, RunOptions, Schema};
 use serde::Deserialize;
@@ -125,9 +127,26 @@ pub(crate) async fn one(
 /// Runs one command, its values typed and its arguments checked by the schema where it has some, and gives the whole reply.
 pub(crate) async fn reply(
     monitor: &dyn Monitor,
-    mut request: Request,
+    request: Request,
     unchecked: bool,
 ) -> Result<bytes::Bytes, Error> {
+    let prepared = prepare(monitor, request, unchecked).await?;
+    prepared.run(monitor).await
+}
+
+/// A command as it is to be sent.
+pub(crate) struct Prepared {
+    pub(crate) text: Vec<u8>,
+    files: Vec<OwnedFd>,
+    is_quit: bool,
+}
+
+/// Gives the values of a command their types and checks its arguments, by the schema, where it has some.
+pub(crate) async fn prepare(
+    monitor: &dyn Monitor,
+    mut request: Request,
+    unchecked: bool,
+) -> Result<Prepared, Error> {
     let schema = match request.wants_types() && !unchecked {
         true => schema(monitor).await?,
         false => None,
@@ -142,16 +161,25 @@ pub(crate) async fn reply(
     if let Some(schema) = &schema {
         check(schema, &text)?;
     }
-    let files: Vec<_> = request.files.iter().map(std::os::fd::AsFd::as_fd).collect();
-    match monitor
-        .run_with(&text, RunOptions::new().files(&files))
-        .await
-    {
-        // QEMU goes, often without a word.
-        Err(error) if name.as_deref() == Some("quit") && is_gone(&error) => {
-            Ok(bytes::Bytes::from_static(br#"{"return":{}}"#))
+    Ok(Prepared {
+        text,
+        files: request.files,
+        is_quit: name.as_deref() == Some("quit"),
+    })
+}
+
+impl Prepared {
+    /// Sends it, and gives the whole reply.
+    pub(crate) async fn run(&self, monitor: &dyn Monitor) -> Result<bytes::Bytes, Error> {
+        let files: Vec<_> = self.files.iter().map(AsFd::as_fd).collect();
+        let options = RunOptions::new().files(&files);
+        match monitor.run_with(&self.text, options).await {
+            // QEMU goes, often without a word.
+            Err(error) if self.is_quit && is_gone(&error) => {
+                Ok(bytes::Bytes::from_static(br#"{"return":{}}"#))
+            }
+            result => result,
         }
-        result => result,
     }
 }
 

@@ -2,15 +2,16 @@
 
 use std::ffi::OsString;
 use std::fs::Permissions;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use libvirt_qmp::{DomainExt, Monitor, QmpListener, SocketMonitor};
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -26,12 +27,14 @@ const START: Duration = Duration::from_secs(15);
 /// How long QEMU may take to end when it is told to, before it is killed.
 const END: Duration = Duration::from_secs(5);
 
-const USAGE: &str = "qmp wrap [OPTIONS] -c LINE... -- PROGRAM [ARGUMENT]...
+const USAGE: &str = "qmp wrap [OPTIONS] -- PROGRAM [ARGUMENT]...
+       qmp wrap [OPTIONS] -c LINE... -- PROGRAM [ARGUMENT]...
        qmp wrap [OPTIONS] -- PROGRAM [ARGUMENT]... < SCRIPT";
 
 const HELP: &str = "\
 Starts QEMU with one more monitor, `-qmp`, on a socket in a directory that is nobody
-else's, runs the lines as `qmp run` does, and ends QEMU: it is told to quit, killed
+else's, runs the lines as `qmp run` does, or at a terminal those that are typed as
+`qmp shell` does, and ends QEMU: it is told to quit, killed
 if it does not within 5 seconds, and ends with this program however that does. What
 QEMU prints goes to standard error; its standard input is empty.";
 
@@ -39,12 +42,12 @@ QEMU prints goes to standard error; its standard input is empty.";
 #[command(override_usage = USAGE, after_help = HELP)]
 pub(crate) struct Args {
     #[command(flatten)]
-    how: How,
+    pub(crate) how: How,
     #[command(flatten)]
     batch: Batch,
     /// QEMU and its arguments
     #[arg(last = true, required = true, value_name = "PROGRAM")]
-    program: Vec<OsString>,
+    pub(crate) program: Vec<OsString>,
 }
 
 /// What becomes QEMU: see [`become_qemu`].
@@ -61,28 +64,35 @@ pub(crate) async fn run(
     output: &mut Output,
 ) -> Result<(), Failure> {
     args.batch.check()?;
-    with_qemu(settings, &args.program, async |monitor| {
-        lines(monitor, &args.batch, args.how, output).await
+    with_qemu(settings, &args.program, async |monitor, interrupts| {
+        let work = lines(&**monitor, &args.batch, args.how, output);
+        interrupts.end(work).await
     })
     .await
 }
 
-/// Starts QEMU, does `work` with its monitor, and ends it, however the work ends: by itself or by a signal. A second signal
-/// kills it.
+impl Args {
+    /// Whether there is a user to type commands, and none are given.
+    pub(crate) fn are_for_a_user(&self) -> bool {
+        self.batch.commands.is_empty() && io::stdin().is_terminal() && io::stdout().is_terminal()
+    }
+}
+
+/// Starts QEMU, does `work` with its monitor, and ends it, however the work ends. A signal in the meantime kills it.
 pub(crate) async fn with_qemu<T>(
     settings: &Settings,
     program: &[OsString],
-    work: impl AsyncFnOnce(&dyn Monitor) -> Result<T, Failure>,
+    work: impl AsyncFnOnce(&Arc<dyn Monitor>, &mut Interrupts) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let mut interrupts = Interrupts::new()?;
     let mut qemu = Qemu::start(settings, program).await?;
     let connected = interrupts.end(qemu.connect(settings)).await;
     let (result, monitor) = match connected {
         Err(failure) => (Err(failure), None),
-        Ok(monitor) => (interrupts.end(work(&monitor)).await, Some(monitor)),
+        Ok(monitor) => (work(&monitor, &mut interrupts).await, Some(monitor)),
     };
     let status = tokio::select! {
-        status = qemu.end(monitor.as_ref()) => status,
+        status = qemu.end(monitor.as_deref()) => status,
         _ = interrupts.next() => qemu.kill().await,
     };
     match (&result, status) {
@@ -131,7 +141,7 @@ impl Qemu {
     }
 
     /// Waits until QEMU has connected, or has ended without that.
-    async fn connect(&mut self, settings: &Settings) -> Result<SocketMonitor, Failure> {
+    async fn connect(&mut self, settings: &Settings) -> Result<Arc<dyn Monitor>, Failure> {
         let limit = settings.limit().unwrap_or(START);
         let monitor = tokio::select! {
             biased;
@@ -143,11 +153,11 @@ impl Qemu {
             }
         };
         monitor.connect().await.map_err(Failure::connecting)?;
-        Ok(monitor)
+        Ok(Arc::new(monitor))
     }
 
     /// Has QEMU quit, kills it where it does not, and waits for it.
-    async fn end(&mut self, monitor: Option<&SocketMonitor>) -> Option<ExitStatus> {
+    async fn end(&mut self, monitor: Option<&dyn Monitor>) -> Option<ExitStatus> {
         let politely = async {
             if let Some(monitor) = monitor {
                 // QEMU may go without an answer, and may have gone before.
@@ -162,8 +172,11 @@ impl Qemu {
 
     /// Kills QEMU where it still lives, and waits for it.
     async fn kill(&mut self) -> Option<ExitStatus> {
-        // Of one that has ended already this is the status alone.
-        let _ = self.child.start_kill();
+        // It has a process group, with what it started. Of one that has ended already this gives the status alone.
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(id) = id.and_then(Pid::from_raw) {
+            let _ = kill_process_group(id, Signal::KILL);
+        }
         match self.child.wait().await {
             Ok(status) => Some(status),
             Err(error) => {

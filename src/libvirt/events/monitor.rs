@@ -11,10 +11,11 @@ use bytes::Bytes;
 use futures_core::Stream;
 use serde_json::value::RawValue;
 
-use super::Libvirt;
-use super::views::MonitorEvent;
+use super::ended;
 use crate::connection::deadline;
-use crate::error::{EndCause, Error};
+use crate::error::Error;
+use crate::libvirt::Libvirt;
+use crate::libvirt::views::MonitorEvent;
 use crate::objects::Domain;
 use crate::protocol::Message;
 use crate::protocol::qemu::procedure::{
@@ -26,7 +27,7 @@ use crate::protocol::qemu::{
 };
 use crate::qmp::{Event, EventDomain, EventFilter, Timestamp};
 use crate::queue::{EventQueue, Item, Overflow, QueueOptions};
-use crate::rpc::{EventKind, Registration, Subscription};
+use crate::rpc::{Arrived, ArrivedQueue, EventKind, Messages, Registration, Subscription};
 use crate::xdr;
 
 /// `VIR_CONNECT_DOMAIN_QEMU_MONITOR_EVENT_REGISTER_REGEX`: the event's name is a regular expression, found anywhere.
@@ -37,11 +38,10 @@ const REGISTER_NOCASE: u32 = 2;
 /// A name or pattern longer than this is matched here alone.
 const LONGEST_PATTERN: usize = 4096;
 
-/// Monitor events, of one domain by its UUID.
+/// Monitor events, of one domain by its UUID or of all.
 struct QemuMonitor;
 
 impl EventKind for QemuMonitor {
-    type Message = DomainMonitorEvent;
     type Register = ConnectDomainMonitorEventRegister;
     type Deregister = ConnectDomainMonitorEventDeregister;
 
@@ -103,18 +103,21 @@ impl Wanted {
         }
     }
 
-    fn args(self, domain: &Domain) -> ConnectDomainMonitorEventRegisterArgs {
+    fn args(self, domain: Option<&Domain>) -> ConnectDomainMonitorEventRegisterArgs {
         ConnectDomainMonitorEventRegisterArgs {
-            dom: Some(domain.clone()),
+            dom: domain.cloned(),
             event: self.event,
             flags: self.flags,
         }
     }
 
-    fn registration(self, domain: &Domain) -> Result<Registration, Error> {
+    fn registration(self, domain: Option<&Domain>) -> Result<Registration, Error> {
         let key = self.key();
-        let registration =
-            Registration::new::<QemuMonitor>(domain.uuid.as_bytes(), &key, &self.args(domain))?;
+        let messages = Messages::Numbered(DomainMonitorEvent::NUMBER);
+        // Nothing stands for all domains.
+        let target = domain.map_or(&[][..], |domain| domain.uuid.as_bytes());
+        let args = self.args(domain);
+        let registration = Registration::new::<QemuMonitor>(messages, target, &key, &args)?;
         match key.is_empty() {
             true => {
                 registration.beside_others::<QemuMonitor>(&Wanted::all_by_pattern().args(domain))
@@ -125,12 +128,12 @@ impl Wanted {
 }
 
 impl Libvirt {
-    /// Subscribes to the monitor events of `domain` whose names `filter` may take. None of them after this is missed.
+    /// Subscribes to the monitor events of `domain`, or of all, whose names `filter` may take. None of them after this is missed.
     ///
     /// A queue without a limit of its own holds as many as is configured.
     pub(crate) async fn monitor_events(
         &self,
-        domain: &Domain,
+        domain: Option<&Domain>,
         filter: &EventFilter,
         limit: Option<usize>,
         overflow: Overflow,
@@ -141,12 +144,16 @@ impl Libvirt {
         if !filter.is_any() {
             let filter = filter.clone();
             // What has no name that can be read stays, to be an error in the stream.
-            queue.accept = Some(Arc::new(move |payload: &Bytes| {
-                event_name(payload).is_none_or(|name| filter.may_match(name))
+            queue.accept = Some(Arc::new(move |event: &Arrived| {
+                event_name(&event.payload).is_none_or(|name| filter.may_match(name))
             }));
         }
         let deadline = deadline(self.config.subscribe_within());
-        let subscription = self.client.subscribe(registration, queue, deadline).await?;
+        let queue = EventQueue::new(queue);
+        let subscription = self
+            .client
+            .subscribe(registration, &queue, deadline)
+            .await?;
         Ok(MonitorEvents {
             subscription: Some(subscription),
             last_domain: None,
@@ -166,14 +173,14 @@ fn event_name(payload: &[u8]) -> Option<&str> {
 }
 
 /// An XDR string at the front of `bytes`, and what follows its padding.
-fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
     let padded = length.checked_next_multiple_of(4)?;
     Some((rest.get(..length)?, rest.get(padded..)?))
 }
 
-/// The monitor events of one domain. Ends after the error that says why the connection ended.
+/// The monitor events of one domain, or of all. Ends after the error that says why the connection ended.
 pub(crate) struct MonitorEvents {
     subscription: Option<Subscription>,
     /// The domain of the last event: it is nearly always that of the next.
@@ -182,7 +189,7 @@ pub(crate) struct MonitorEvents {
 
 impl MonitorEvents {
     /// The queue behind it, by which its monitor can end it.
-    pub(crate) fn queue(&self) -> Option<Arc<EventQueue>> {
+    pub(crate) fn queue(&self) -> Option<Arc<ArrivedQueue>> {
         self.subscription
             .as_ref()
             .map(|subscription| subscription.queue().clone())
@@ -243,15 +250,16 @@ impl Stream for MonitorEvents {
             Poll::Pending => return Poll::Pending,
         };
         Poll::Ready(match item {
-            Item::Event(payload) => Some(self.decode(payload)),
+            Item::Event(event) => Some(self.decode(event.payload)),
             Item::Lost(number) => Some(Err(Error::EventsLost(number))),
             Item::Gap(cause) => Some(Err(Error::Gap { cause })),
+            Item::Failed(error) => {
+                self.subscription = None;
+                Some(Err(error))
+            }
             Item::Ended(cause) => {
                 self.subscription = None;
-                match *cause {
-                    EndCause::UserClosed => None,
-                    _ => Some(Err(Error::disconnected(cause, false))),
-                }
+                ended(cause)
             }
         })
     }

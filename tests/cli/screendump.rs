@@ -1,0 +1,124 @@
+//! `screendump`: a PNG of the guest's screen.
+
+use std::fs::File;
+use std::io::{Cursor, Write};
+
+use libvirt_qmp::testing::Reply;
+use serde_json::json;
+
+use crate::program::*;
+use crate::support::qemu::Qemu;
+use crate::support::scratch::Scratch;
+
+/// Width, height and the first point of a PNG.
+fn decoded(png: &[u8]) -> (u32, u32, Vec<u8>) {
+    let mut reader = png::Decoder::new(Cursor::new(png)).read_info().unwrap();
+    let mut points = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut points).unwrap();
+    points.truncate(3);
+    (info.width, info.height, points)
+}
+
+#[tokio::test]
+async fn a_ppm_of_an_old_qemu_becomes_a_png() {
+    let stub = Stub::start();
+    stub.qemu
+        .hold("screendump")
+        .on("screendump", json!({}))
+        .on("remove-fd", json!({}));
+    let uri = stub.uri();
+    let child = qmp(&["-C", &uri, "screendump", "-"]).spawn().unwrap();
+    let command = within(stub.qemu.wait_for_command("screendump")).await;
+    let filename = command["arguments"]["filename"].as_str().unwrap();
+    assert!(filename.starts_with("/dev/fdset/"), "{command}");
+    assert_eq!(command["arguments"].get("format"), None);
+    let mut file = File::from(stub.qemu.files().pop().unwrap());
+    file.write_all(b"P6\n2 1\n255\n\x01\x02\x03\x04\x05\x06")
+        .unwrap();
+    drop(file);
+    stub.qemu.release("screendump");
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!((code(&output), stderr(&output)), (0, String::new()));
+    assert_eq!(decoded(&output.stdout), (2, 1, vec![1, 2, 3]));
+    // QEMU keeps no descriptor.
+    assert!(stub.arguments_of("remove-fd")["fdset-id"].is_i64());
+}
+
+#[tokio::test]
+async fn a_file_is_not_touched_where_there_is_no_picture() {
+    let scratch = Scratch::new();
+    let file = scratch.path("file.png").display().to_string();
+    let stub = Stub::start();
+    stub.qemu.on("remove-fd", json!({}));
+    for (reply, reason) in [
+        (
+            Reply::error("GenericError", "no graphic console"),
+            "no graphic console",
+        ),
+        (Reply::value(json!({})), "neither a PNG nor a PPM"),
+    ] {
+        stub.qemu.on("screendump", reply);
+        let output = stub.run(&["screendump", &file]).await;
+        assert_eq!(code(&output), 1);
+        assert!(stderr(&output).contains(reason), "{}", stderr(&output));
+        assert!(!scratch.path("file.png").exists());
+        assert!(stub.arguments_of("remove-fd")["fdset-id"].is_i64());
+        stub.qemu.clear_commands();
+    }
+    // Nothing can be passed through TCP.
+    let tcp = format!("tcp:{}", stub.qemu.listen_tcp().unwrap());
+    let output = qmp(&["-C", &tcp, "screendump", &file])
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(code(&output), 2);
+    assert!(
+        stderr(&output).contains("not supported"),
+        "{}",
+        stderr(&output)
+    );
+    for (words, reason) in [
+        (&["screendump"][..], "no file given"),
+        (&["screendump", "a", "b"], "`b` is one file too many"),
+    ] {
+        let output = stub.run(words).await;
+        assert_eq!(code(&output), 2);
+        assert!(stderr(&output).contains(reason), "{}", stderr(&output));
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
+async fn live_a_picture_of_the_guests_size() {
+    let scratch = Scratch::new();
+    let file = scratch.path("screen.png");
+    // Nothing runs, so nothing changes the screen.
+    let qemu = Qemu::start(&["-vga", "std", "-S"]);
+    let uri = format!("unix:{}", qemu.unix_path().display());
+    let output = qmp(&["-C", &uri, "screendump", file.to_str().unwrap()])
+        .output()
+        .await
+        .unwrap();
+    assert_eq!((code(&output), stderr(&output)), (0, String::new()));
+    assert_eq!(stdout(&output), "");
+    let (width, height, _) = decoded(&std::fs::read(&file).unwrap());
+    assert_eq!((width, height), size_by_ppm(&scratch, &uri).await);
+}
+
+/// The size of the screen, as QEMU itself writes it into a file.
+async fn size_by_ppm(scratch: &Scratch, uri: &str) -> (u32, u32) {
+    let file = scratch.path("screen.ppm");
+    let filename = format!("filename={}", file.display());
+    let output = qmp(&["-C", uri, "run", "screendump", &filename])
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let picture = std::fs::read(&file).unwrap();
+    let head = String::from_utf8_lossy(&picture[..20]).into_owned();
+    let mut words = head
+        .split_ascii_whitespace()
+        .skip(1)
+        .map(|word| word.parse().unwrap());
+    (words.next().unwrap(), words.next().unwrap())
+}
