@@ -1,7 +1,8 @@
-//! The wire types and procedures that build.rs generates from the definitions in `xdr/`. Imports xdr only.
+//! The wire types and procedures that build.rs generates from the definitions in `xdr/`. What stands for
+//! libvirt's objects is in `objects`. Imports objects and xdr.
 //!
-//! One module per program or set of types, under libvirt's own names: `remote_nonnull_domain` is
-//! [`remote::NonnullDomain`], `QEMU_PROC_DOMAIN_MONITOR_COMMAND` is
+//! One module per program or set of types, under libvirt's own names: `remote_domain_get_info_ret`
+//! is [`remote::DomainGetInfoRet`], `QEMU_PROC_DOMAIN_MONITOR_COMMAND` is
 //! [`qemu::procedure::DomainMonitorCommand`]. Each item names its wire name and its place in `xdr/`.
 
 use xdr_codec::{Pack, Unpack};

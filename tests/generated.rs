@@ -235,7 +235,7 @@ fn limits_hold_both_ways() {
             ..shapes.clone()
         },
         demo::Shapes {
-            bytes: vec![0; 256].into(),
+            bytes: vec![0; 256],
             ..shapes.clone()
         },
         demo::Shapes {

@@ -19,7 +19,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["credentials"]),
     ("transport", &[]),
     ("objects", &["xdr"]),
-    ("protocol", &["objects", "xdr"]),
+    // What is generated into it names objects too.
+    ("protocol", &["xdr"]),
     ("packet", &["protocol"]),
     ("error", &["uri", "xdr", "packet", "protocol", "qmp"]),
     ("queue", &["error", "qmp"]),
