@@ -179,11 +179,9 @@ fn ended(error: &Error) -> (Arc<EndCause>, bool) {
     }
 }
 
-fn answered(result: JoinHandle<Result<bytes::Bytes, Error>>) -> impl Future<Output = ()> {
-    async {
-        let reply = result.await.unwrap().unwrap();
-        assert_eq!(reply, RUNNING.as_bytes());
-    }
+async fn answered(result: JoinHandle<Result<bytes::Bytes, Error>>) {
+    let reply = result.await.unwrap().unwrap();
+    assert_eq!(reply, RUNNING.as_bytes());
 }
 
 #[tokio::test(start_paused = true)]
@@ -251,7 +249,7 @@ async fn events_of_the_new_connection_come_after_the_gap() {
 async fn every_loss_has_its_gap_in_every_stream() {
     let (monitor, libvirt, mut host, mut daemon) = lasting_monitor().await;
     let other = monitor_on(&libvirt, &mut daemon, "vm-2").await;
-    let mut streams = vec![
+    let mut streams = [
         subscribe_as(&monitor, &mut daemon, 1).await,
         // Shares the registration.
         monitor.events().await.unwrap(),
@@ -310,7 +308,7 @@ async fn registrations_go_by_what_the_daemon_takes_beside_each_other() {
     for id in [7, 8] {
         let call = daemon.registration().await;
         daemon.registered(&call, id).await;
-        asked.push((call.args.event.map(String::from), call.args.flags));
+        asked.push((call.args.event, call.args.flags));
     }
     asked.sort();
     // A registration without a filter would be refused beside another one.

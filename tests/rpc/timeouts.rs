@@ -57,14 +57,24 @@ pub(super) async fn lead_up(daemon: &mut MockDaemon, until: Until) {
 pub(super) async fn play(daemon: &mut MockDaemon, until: Until) {
     lead_up(daemon, until).await;
     match until {
-        Until::AuthList => drop(daemon.expect::<AuthList>().await),
-        Until::Polkit => drop(daemon.expect::<AuthPolkit>().await),
-        Until::Keepalive | Until::CloseFeature => {
-            drop(daemon.expect::<ConnectSupportsFeature>().await);
+        Until::AuthList => {
+            daemon.expect::<AuthList>().await;
         }
-        Until::Open => drop(daemon.expect::<ConnectOpen>().await),
-        Until::CloseCallback => drop(daemon.expect::<ConnectRegisterCloseCallback>().await),
-        Until::Lookup => drop(daemon.expect::<DomainLookupByName>().await),
+        Until::Polkit => {
+            daemon.expect::<AuthPolkit>().await;
+        }
+        Until::Keepalive | Until::CloseFeature => {
+            daemon.expect::<ConnectSupportsFeature>().await;
+        }
+        Until::Open => {
+            daemon.expect::<ConnectOpen>().await;
+        }
+        Until::CloseCallback => {
+            daemon.expect::<ConnectRegisterCloseCallback>().await;
+        }
+        Until::Lookup => {
+            daemon.expect::<DomainLookupByName>().await;
+        }
     }
 }
 
