@@ -214,11 +214,14 @@ pub(crate) async fn secrets(peer: &mut Peer<'_>) {
         peer.virsh("secret-list"),
         format!("{uuid} volume /a/volume")
     );
-    assert_eq!(ask!(peer, connect_list_secrets), [uuid.clone()]);
+    assert_eq!(
+        ask!(peer, connect_list_secrets),
+        std::slice::from_ref(&uuid)
+    );
     assert_eq!(ask!(peer, connect_num_of_secrets), 1);
     assert_eq!(
         ask!(peer, connect_list_all_secrets, Default::default()),
-        [secret.clone()]
+        std::slice::from_ref(&secret)
     );
     assert_eq!(ask!(peer, secret_lookup_by_uuid, secret.uuid), secret);
     assert_eq!(

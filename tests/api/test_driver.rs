@@ -29,7 +29,7 @@ pub(crate) async fn domains(peer: &mut Peer<'_>) {
     assert_eq!(dom.id.unwrap().to_string(), peer.virsh("domid test"));
     assert_eq!(ask!(peer, domain_lookup_by_uuid, dom.uuid), dom);
     assert_eq!(ask!(peer, domain_lookup_by_id, dom.id.unwrap()), dom);
-    assert_eq!(all, [dom.clone()]);
+    assert_eq!(all, std::slice::from_ref(&dom));
     facts(peer, &dom).await;
     devices(peer, &dom).await;
     changes(peer, &dom).await;
@@ -267,7 +267,7 @@ async fn changes(peer: &mut Peer<'_>, dom: &Domain) {
         DomainModificationImpact::CURRENT
     );
     assert_eq!(said, "what it is for");
-    let renamed = ask!(
+    ask!(
         peer,
         domain_set_metadata,
         dom,
@@ -277,10 +277,7 @@ async fn changes(peer: &mut Peer<'_>, dom: &Domain) {
         None,
         Default::default()
     );
-    assert_eq!(
-        (renamed, peer.virsh("desc --title test").as_str()),
-        ((), "a title")
-    );
+    assert_eq!(peer.virsh("desc --title test"), "a title");
 }
 
 async fn life(peer: &mut Peer<'_>, dom: &Domain) {

@@ -37,7 +37,7 @@ fn on_the_wire(recording: &Recording) -> Vec<(i32, String)> {
         })
         .map(|(_, packet)| {
             let event = xdr::decode::<DomainMonitorEventMsg>(packet.payload).unwrap();
-            (event.callback_id, String::from(event.event))
+            (event.callback_id, event.event)
         })
         .collect()
 }
