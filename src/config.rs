@@ -220,7 +220,8 @@ impl Config {
     ///
     /// It takes a connection that knows its way: one by URI ([`Libvirt::connect_with`](crate::Libvirt::connect_with),
     /// [`LibvirtRpc::connect_uri_with`](crate::LibvirtRpc::connect_uri_with)) or address
-    /// ([`SocketMonitor`](crate::SocketMonitor#reconnecting), which has some rules of its own), or with a function that connects
+    /// ([`SocketMonitor`](crate::SocketMonitor#reconnecting), which has some rules of its own, and `unix` and `tcp` of
+    /// [`blocking::Libvirt`](crate::blocking::Libvirt)), or with a function that connects
     /// ([`Libvirt::open_with`](crate::Libvirt::open_with), [`SocketMonitor::open_with`](crate::SocketMonitor::open_with)). Over
     /// a stream that was handed in it is refused ([`Error::Unsupported`](crate::Error)). These rules are fixed:
     ///
@@ -246,7 +247,8 @@ impl Config {
     /// - A domain stays the one that was found first, by its UUID. What was known of its QEMU is asked anew, for it may have been
     ///   started again meanwhile.
     ///
-    /// The drivers `LibvirtC` and [`Virsh`](crate::Virsh) cannot do it, and refuse it, as does the admin interface.
+    /// The drivers `LibvirtC` and [`Virsh`](crate::Virsh) cannot do it, and refuse it, as do [`Admin`](crate::Admin) and
+    /// [`GuestAgent`](crate::GuestAgent).
     pub fn reconnect(mut self, backoff: Backoff) -> Self {
         self.reconnect = Some(backoff);
         self

@@ -16,10 +16,11 @@ use libvirt_qmp::blocking::{
     self, Blocking, Callbacks, DomainExt, Hypervisor, Libvirt, LibvirtRpc, Monitor, MonitorExt,
     SocketMonitor, Virsh, WaitExt,
 };
+use libvirt_qmp::protocol::remote::procedure::ConnectOpen;
 use libvirt_qmp::testing::{FakeLibvirtd, FakeQemu, Reply};
 use libvirt_qmp::{
-    After, Command, Config, EndCause, Error, EventFilter, EventOptions, Mirror, Phase, RunOptions,
-    Transaction, Wait,
+    After, Backoff, Command, Config, ConnectionState, EndCause, Error, EventFilter, EventOptions,
+    Mirror, Phase, RunOptions, Transaction, Wait,
 };
 use serde_json::{Value, json};
 
@@ -117,6 +118,43 @@ fn every_way_through_libvirt_is_there_without_async() {
             .unwrap_err()
             .is_unavailable()
     );
+}
+
+#[test]
+fn a_session_comes_back_without_async() {
+    let libvirtd = FakeLibvirtd::new();
+    let path = socket("lasting");
+    on_the_runtime(|| libvirtd.listen_unix(&path)).unwrap();
+    let addr = on_the_runtime(|| libvirtd.listen_tcp()).unwrap();
+    let config = || Config::new().reconnect(Backoff::new());
+    let ways: [&dyn Fn() -> Result<Libvirt, Error>; 2] =
+        [&|| Libvirt::unix(&path, config()), &|| {
+            Libvirt::tcp(addr, config())
+        }];
+    for connect in ways {
+        let session = connect().unwrap();
+        let monitor = session.monitor("none");
+        assert!(matches!(session.state(), ConnectionState::Connected));
+        assert!(matches!(monitor.state(), ConnectionState::Connected));
+        libvirtd.clear_calls().close();
+        let opened = libvirtd.wait_for_call::<ConnectOpen>();
+        let again = blocking::wait(async {
+            Ok::<_, Error>(tokio::time::timeout(PATIENCE, opened).await.is_ok())
+        });
+        assert!(again.unwrap());
+        assert!(session.domains().unwrap().is_empty());
+        let mut state = session.get_ref().state();
+        let is_connected = |state: &ConnectionState| matches!(state, ConnectionState::Connected);
+        let connected = blocking::wait(async {
+            let connected = tokio::time::timeout(PATIENCE, state.wait_for(is_connected)).await;
+            Ok::<_, Error>(connected.is_ok())
+        });
+        assert!(connected.unwrap());
+        session.close().unwrap();
+        let cause = monitor.closed().unwrap();
+        assert!(matches!(*cause, EndCause::UserClosed), "{cause:?}");
+        assert!(matches!(session.state(), ConnectionState::Closed { .. }));
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::LibvirtC;
 use super::{Blocking, Libvirt, LibvirtRpc, SocketMonitor, Virsh, wait};
 use crate::config::Config;
 use crate::connection::{Steps, deadline};
-use crate::dial::{tcp, unix};
+use crate::dial::{resolved, tcp, unix};
 use crate::driver;
 use crate::error::{EndCause, Error};
 use crate::libvirt::{self, DomainKey, Origin, StateSender};
@@ -67,6 +67,20 @@ impl LibvirtRpc {
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         Blocking(driver::LibvirtRpc::with_config(domain, conn, config))
+    }
+
+    /// What the connection is doing now: see [`crate::LibvirtRpc::state`], whose receiver says what comes later.
+    pub fn state(&self) -> ConnectionState {
+        self.0.state().borrow().clone()
+    }
+
+    /// Waits until the connection has ended, and says why: see [`crate::LibvirtRpc::closed`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`wait`] alone.
+    pub fn closed(&self) -> Result<Arc<EndCause>, Error> {
+        wait(async { Ok(self.0.closed().await) })
     }
 }
 
@@ -160,7 +174,8 @@ impl SocketMonitor {
 }
 
 impl Libvirt {
-    /// Connects to the libvirtd that listens on the unix socket at `path`, and opens a session there.
+    /// Connects to the libvirtd that listens on the unix socket at `path`, and opens a session there. With
+    /// [`Config::reconnect`] a lost connection is made again, by the same path.
     ///
     /// # Errors
     ///
@@ -169,14 +184,14 @@ impl Libvirt {
     pub fn unix(path: impl AsRef<Path>, config: Config) -> Result<Self, Error> {
         wait(async {
             let mut steps = Steps::new(config.connect_timeout);
-            let dialled = unix(path.as_ref(), steps.next(config.timeouts.dial));
-            let (conn, state) = (dialled.await?, StateSender::opening());
-            libvirt::Libvirt::open_by(conn, config, Origin::User, state, steps).await
+            let origin = Origin::Unix(path.as_ref().to_owned());
+            let (conn, state) = (origin.connect(&config, &mut steps), StateSender::opening());
+            libvirt::Libvirt::open_by(conn.await?, config, origin, state, steps).await
         })
         .map(Blocking)
     }
 
-    /// As [`unix`](Libvirt::unix), over TCP: `("192.168.1.5", 16509)`.
+    /// As [`unix`](Libvirt::unix), over TCP: `("192.168.1.5", 16509)`. A name is looked up once.
     ///
     /// # Errors
     ///
@@ -184,10 +199,11 @@ impl Libvirt {
     pub fn tcp(addr: impl ToSocketAddrs + fmt::Debug, config: Config) -> Result<Self, Error> {
         wait(async {
             let mut steps = Steps::new(config.connect_timeout);
-            let target = format!("{addr:?}");
-            let dialled = tcp(target, addr, steps.next(config.timeouts.dial));
-            let (conn, state) = (dialled.await?, StateSender::opening());
-            libvirt::Libvirt::open_by(conn, config, Origin::User, state, steps).await
+            let (target, deadline) = (format!("{addr:?}"), steps.next(config.timeouts.dial));
+            let addresses = resolved(&target, addr, deadline).await?;
+            let conn = tcp(target.clone(), addresses.as_slice(), deadline).await?;
+            let (origin, state) = (Origin::Addresses(target, addresses), StateSender::opening());
+            libvirt::Libvirt::open_by(conn, config, origin, state, steps).await
         })
         .map(Blocking)
     }
@@ -227,7 +243,12 @@ impl Libvirt {
         wait(self.0.close())
     }
 
-    /// Waits until the connection has ended, and says why.
+    /// What the connection is doing now: see [`crate::Libvirt::state`], whose receiver says what comes later.
+    pub fn state(&self) -> ConnectionState {
+        self.0.state().borrow().clone()
+    }
+
+    /// Waits until the connection has ended, and says why: see [`crate::Libvirt::closed`].
     ///
     /// # Errors
     ///

@@ -26,7 +26,7 @@ use crate::transport::Transport;
 use crate::uri::{self, Uri, User};
 
 pub(crate) use child::ChildStream;
-pub(crate) use socket::{failed, over_tcp, retried, tcp, unix, within};
+pub(crate) use socket::{failed, over_tcp, resolved, retried, tcp, unix, within};
 use ssh::Command;
 
 /// What a URI has turned out to mean on this machine, found without connecting.

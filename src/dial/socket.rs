@@ -1,6 +1,7 @@
 //! Connecting unix and TCP sockets by a deadline. Imports transport, connection and error.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,18 @@ pub(crate) async fn unix(path: &Path, deadline: Deadline) -> Result<Transport, E
     let target = path.display().to_string().replace('\0', "@");
     let stream = retried(target, deadline, busy, connect).await?;
     Ok(Transport::new(stream))
+}
+
+/// What `addr` means now, found by `deadline`.
+pub(crate) async fn resolved(
+    target: &str,
+    addr: impl ToSocketAddrs,
+    deadline: Deadline,
+) -> Result<Vec<SocketAddr>, Error> {
+    match within(deadline, lookup_host(addr)).await {
+        Ok(addresses) => Ok(addresses.collect()),
+        Err(error) => Err(failed(target.to_owned(), error)),
+    }
 }
 
 /// Connects to the first address of `addr` that accepts.

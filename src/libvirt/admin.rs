@@ -15,6 +15,7 @@ use crate::error::{EndCause, Error, Phase};
 use crate::protocol::Procedure;
 use crate::protocol::admin::ConnectOpenArgs;
 use crate::protocol::admin::procedure::{ConnectClose, ConnectOpen};
+use crate::reconnect::refuse;
 use crate::rpc::{self, Client, Outgoing, Spec, StateSender};
 use crate::transport::Transport;
 use crate::uri::{Uri, User};
@@ -106,10 +107,7 @@ impl Admin {
     }
 
     async fn open_by(conn: Transport, config: Config, deadline: Deadline) -> Result<Self, Error> {
-        if config.reconnect.is_some() {
-            let what = "Config::reconnect for a session on an admin socket";
-            return Err(Error::Unsupported(what.to_owned()));
-        }
+        refuse(&config, "a session on an admin socket")?;
         let admin = Admin {
             client: Client::start_once(conn, &config, StateSender::opening()),
             config: Arc::new(config),

@@ -1,6 +1,8 @@
 //! How the way to a daemon is gone once more after a loss. Imports dial, rpc, uri and what a session is made of.
 
 use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Libvirt;
 use crate::config::Config;
 use crate::connection::Steps;
-use crate::dial::{by_function, dial_again};
+use crate::dial::{by_function, dial_again, tcp, unix};
 use crate::error::{EndCause, Error};
 use crate::reconnect::ConnectionState;
 use crate::rpc::{Client, Reopen, StateSender};
@@ -21,6 +23,9 @@ pub(crate) enum Origin {
     /// From the user: there is only this one.
     User,
     Uri(Box<Uri>),
+    Unix(PathBuf),
+    /// What a name meant once, and how errors call it.
+    Addresses(String, Vec<SocketAddr>),
     Function(Connect),
 }
 
@@ -31,13 +36,23 @@ impl Origin {
     fn uri(&self) -> Option<&Uri> {
         match self {
             Origin::Uri(uri) => Some(uri),
-            Origin::User | Origin::Function(_) => None,
+            Origin::User | Origin::Unix(_) | Origin::Addresses(..) | Origin::Function(_) => None,
         }
     }
 
-    async fn connect(&self, config: &Config, steps: &mut Steps) -> Result<Transport, Error> {
+    /// Connects in the first of `steps`.
+    pub(crate) async fn connect(
+        &self,
+        config: &Config,
+        steps: &mut Steps,
+    ) -> Result<Transport, Error> {
         match self {
             Origin::Uri(uri) => dial_again(uri, config, steps).await,
+            Origin::Unix(path) => unix(path, steps.next(config.timeouts.dial)).await,
+            Origin::Addresses(target, addresses) => {
+                let deadline = steps.next(config.timeouts.dial);
+                tcp(target.clone(), addresses.as_slice(), deadline).await
+            }
             Origin::Function(connect) => {
                 by_function(connect(), steps.next(config.timeouts.dial)).await
             }

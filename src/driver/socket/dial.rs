@@ -9,11 +9,11 @@ use std::pin::Pin;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use tokio::net::unix::pipe;
-use tokio::net::{TcpStream, ToSocketAddrs, UnixStream, lookup_host};
+use tokio::net::{TcpStream, ToSocketAddrs, UnixStream};
 
 use super::address::QmpAddress;
 use crate::connection::Deadline;
-use crate::dial::{failed, over_tcp, retried, tcp, unix, within};
+use crate::dial::{failed, over_tcp, resolved, retried, tcp, unix, within};
 use crate::error::Error;
 use crate::transport::Transport;
 
@@ -38,11 +38,8 @@ impl Way {
         addr: impl ToSocketAddrs,
         deadline: Deadline,
     ) -> Result<Self, Error> {
-        let found = within(deadline, lookup_host(addr)).await;
-        match found {
-            Ok(addresses) => Ok(Way::Addresses(target, addresses.collect())),
-            Err(error) => Err(failed(target, error)),
-        }
+        let addresses = resolved(&target, addr, deadline).await?;
+        Ok(Way::Addresses(target, addresses))
     }
 
     /// Connects by `deadline`.
