@@ -46,8 +46,7 @@ pub type SecretEvents = ObjectEvents<Secrets>;
 /// connection was lost and made again; the stream goes on after these. Where the connection ends, the last item says why.
 ///
 /// Where the connection is made again after a loss ([`Config::reconnect`](crate::Config::reconnect)), every kind of event is
-/// registered again, and [`Error::Gap`] comes before the first event of each that was: for one loss it may come several
-/// times in a stream of several kinds.
+/// registered again, and one [`Error::Gap`] comes before the first event of the new connection, however many kinds they are.
 ///
 /// Streams share what the daemon has registered: a connection may have one registration for each kind of event and
 /// object. Dropping the last stream of one deregisters it.
