@@ -1,6 +1,7 @@
 //! What the crate says through `tracing`: what each packet was, under the documented targets, and never what was in it.
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     reason = "a helper that cannot do its work fails the test that called it"
 )]
 
@@ -37,6 +38,7 @@ impl Subscriber for Lines {
     fn event(&self, event: &tracing::Event<'_>) {
         let mut line = Line(event.metadata().target().to_owned());
         event.record(&mut line);
+        write!(line.0, " {}", event.metadata().level()).unwrap();
         self.0.lock().unwrap().push(line.0);
     }
 
@@ -133,6 +135,46 @@ async fn secrets_are_neither_traced_nor_in_debug_output() {
     let shown = format!("{:?} {command:?} {monitor:?}", lines.all());
     assert!(!shown.contains("hunter2"), "{shown}");
     assert!(shown.contains("set_password"), "{shown}");
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn who_checks_no_certificate_is_warned() {
+    use libvirt_qmp::{Error, Libvirt};
+
+    let lines = Lines::default();
+    // Certificates are read on a thread for that.
+    tracing::subscriber::set_global_default(lines.clone()).unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = |more: &str| {
+        let addr = nobody.local_addr().unwrap();
+        format!("qemu+tls://{addr}/system?pkipath=/no/such/directory{more}")
+    };
+    let (careful, careless) = (uri(""), uri("&no_verify=1"));
+    drop(nobody);
+    let warnings = || {
+        let mut lines = lines.all();
+        lines.retain(|line| line.contains("no_verify: "));
+        lines
+    };
+    let error = Libvirt::connect(&careful).await.unwrap_err();
+    assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+    assert!(warnings().is_empty(), "{:#?}", warnings());
+    // It takes no certificate of anybody's, and gets as far as the port.
+    let error = Libvirt::connect(&careless).await.unwrap_err();
+    assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+    let warnings = warnings();
+    let [warning] = &warnings[..] else {
+        panic!("{warnings:#?}");
+    };
+    for what in [
+        "libvirt_qmp::connection",
+        careless.split('?').next().unwrap(),
+        "its certificate is not checked",
+        "WARN",
+    ] {
+        assert!(warning.contains(what), "{what}: {warning}");
+    }
 }
 
 #[cfg(feature = "sasl")]
