@@ -522,6 +522,70 @@ async fn the_first_failure_stays() {
     assert!(matches!(*monitor.closed().await, EndCause::PeerClosed));
 }
 
+/// Who watches a monitor learns what ended its first handshake: its user, or the runtime.
+#[test]
+fn the_end_of_the_runtime_while_connecting_is_the_cause() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    for by_user in [false, true] {
+        for config in [Config::new(), again()] {
+            let first = runtime();
+            let (monitor, mut peer) = first.block_on(async {
+                let (door, enter) = Door::new();
+                let mut peer = door.peer();
+                let monitor = SocketMonitor::open_with(enter, config).await.unwrap();
+                let monitor = Arc::new(monitor);
+                run(&monitor, STATUS);
+                peer.send(GREETING).await;
+                peer.expect("qmp_capabilities").await;
+                (monitor, peer)
+            });
+            let mut state = monitor.state();
+            assert!(matches!(*state.borrow(), ConnectionState::Opening));
+            if by_user {
+                first.block_on(async {
+                    monitor.disconnect().await.unwrap();
+                    peer.expect_end().await;
+                });
+            }
+            drop(first);
+            runtime().block_on(async {
+                let closed =
+                    |state: &ConnectionState| matches!(state, ConnectionState::Closed { .. });
+                state.wait_for(closed).await.unwrap();
+                let cause = monitor.closed().await;
+                let expected = match by_user {
+                    true => matches!(*cause, EndCause::UserClosed),
+                    false => matches!(*cause, EndCause::RuntimeGone),
+                };
+                assert!(expected, "{by_user}: {cause:?}");
+            });
+        }
+    }
+}
+
+/// A monitor that is dropped in the handshake was ended by its user.
+#[tokio::test]
+async fn a_monitor_that_is_dropped_while_connecting_was_closed_by_its_user() {
+    let (door, enter) = Door::new();
+    let mut peer = door.peer();
+    let monitor = Arc::new(SocketMonitor::open_with(enter, again()).await.unwrap());
+    let mut state = monitor.state();
+    let call = run(&monitor, STATUS);
+    peer.send(GREETING).await;
+    peer.expect("qmp_capabilities").await;
+    call.abort();
+    let _ = call.await;
+    drop(monitor);
+    let closed = |state: &ConnectionState| matches!(state, ConnectionState::Closed { .. });
+    let ConnectionState::Closed { cause } = state.wait_for(closed).await.unwrap().clone() else {
+        unreachable!()
+    };
+    assert!(matches!(*cause, EndCause::UserClosed), "{cause:?}");
+}
+
 /// A peer that lets everybody in and closes at once is not asked all the time.
 #[tokio::test(start_paused = true)]
 async fn one_that_closes_at_once_is_asked_less_and_less() {

@@ -60,18 +60,12 @@ impl Line {
         way: Option<Way>,
     ) -> Result<Arc<Self>, Error> {
         let unopened = Unopened(Some(&kept.outlet));
-        let again = kept.config.reconnect.clone().zip(way);
-        if again.is_none() {
-            refuse(&kept.config, "a monitor over a stream that was handed in")?;
-        }
-        let steps = Steps::new(kept.config.connect_timeout);
-        let session = Session::open(io, kept.opening(None, steps)).await;
-        let session = session.inspect_err(|error| {
-            if let Error::Disconnected { cause, .. } = error {
-                kept.outlet.end(cause);
-            }
+        let first = Line::first(io, &kept, way).await;
+        unopened.opened_or_failed();
+        let (session, again) = first.inspect_err(|error| match error {
+            Error::Disconnected { cause, .. } => kept.outlet.end(cause),
+            _ => kept.outlet.end(&Arc::new(EndCause::UserClosed)),
         })?;
-        unopened.opened();
         let remains = session.remains();
         let shared = Arc::new(Shared {
             kept,
@@ -82,6 +76,21 @@ impl Line {
         shared.kept.outlet.connected();
         let keeper = again.map(|(backoff, way)| shared.clone().start(backoff, way, remains));
         Ok(Arc::new(Line { shared, keeper }))
+    }
+
+    /// The first session, and how to go on after a loss where that is wanted.
+    async fn first(
+        io: Transport,
+        kept: &Kept,
+        way: Option<Way>,
+    ) -> Result<(Arc<Session>, Option<(Backoff, Way)>), Error> {
+        let again = kept.config.reconnect.clone().zip(way);
+        if again.is_none() {
+            refuse(&kept.config, "a monitor over a stream that was handed in")?;
+        }
+        let steps = Steps::new(kept.config.connect_timeout);
+        let session = Session::open(io, kept.opening(None, steps)).await?;
+        Ok((session, again))
     }
 
     /// The present session; where it was lost, the next one, waited for until `deadline`.
@@ -160,11 +169,11 @@ impl Drop for Line {
     }
 }
 
-/// Ends the outlet of a monitor whose first session does not come about, whatever keeps it from that.
+/// Ends the outlet of a monitor whose first session is not waited for any more: its user has gone, or else the runtime.
 struct Unopened<'a>(Option<&'a Arc<Outlet>>);
 
 impl Unopened<'_> {
-    fn opened(mut self) {
+    fn opened_or_failed(mut self) {
         self.0 = None;
     }
 }
@@ -172,7 +181,11 @@ impl Unopened<'_> {
 impl Drop for Unopened<'_> {
     fn drop(&mut self) {
         if let Some(outlet) = self.0 {
-            outlet.end(&Arc::new(EndCause::UserClosed));
+            let cause = match outlet.has_left() {
+                true => EndCause::UserClosed,
+                false => EndCause::RuntimeGone,
+            };
+            outlet.end(&Arc::new(cause));
         }
     }
 }

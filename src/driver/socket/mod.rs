@@ -508,11 +508,18 @@ impl SocketMonitor {
     }
 
     async fn end(&self) -> Result<(), Error> {
+        self.kept.outlet.leave();
         match self.link.close() {
             Some(line) => line.close().await,
             None => self.kept.outlet.end(&Arc::new(EndCause::UserClosed)),
         }
         Ok(())
+    }
+}
+
+impl Drop for SocketMonitor {
+    fn drop(&mut self) {
+        self.kept.outlet.leave();
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a monitor has whatever becomes of its connections: where the events go, and what it is doing. Imports queue, qmp,
 //! monitor, reconnect, error and the drivers' `fanout`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -18,6 +19,8 @@ pub(super) struct Outlet {
     pub(super) subscribers: Subscribers,
     /// What the monitor is doing. Once closed it stays so.
     pub(super) state: watch::Sender<ConnectionState>,
+    /// Whether the user wants no session any more.
+    left: AtomicBool,
 }
 
 impl Outlet {
@@ -26,7 +29,17 @@ impl Outlet {
         Outlet {
             subscribers: Subscribers::new(limit),
             state: watch::Sender::new(ConnectionState::Opening),
+            left: AtomicBool::new(false),
         }
+    }
+
+    /// Takes note that the user ends the monitor: a session that is being opened is theirs to end.
+    pub(super) fn leave(&self) {
+        self.left.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
     }
 
     /// Says that commands can be sent, unless it is over already.

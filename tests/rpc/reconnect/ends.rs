@@ -2,7 +2,7 @@
 
 #[cfg(feature = "libvirt-c")]
 use libvirt_qmp::LibvirtC;
-use libvirt_qmp::{Admin, GuestAgent, Virsh};
+use libvirt_qmp::{Admin, Virsh};
 
 use super::*;
 
@@ -260,7 +260,4 @@ async fn who_cannot_make_a_connection_again_refuses_to() {
     let (conn, mut daemon) = pair();
     assert_refused("the admin socket", Admin::open(conn, lasting()).await);
     daemon.expect_eof().await;
-    let (conn, _agent) = tokio::io::duplex(64);
-    let agent = GuestAgent::with_config(conn, lasting());
-    assert_refused("the guest agent", agent.ping().await);
 }
