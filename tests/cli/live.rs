@@ -1,12 +1,16 @@
 //! The program against a private libvirtd and QEMU.
 
+use std::path::Path;
+use std::process::Stdio;
+
 use serde_json::Value;
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 
 use crate::program::*;
 use crate::support::lab::Lab;
 use crate::support::process::that_name;
 use crate::support::qemu::Qemu;
+use crate::support::scratch::is_root;
 
 #[tokio::test]
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
@@ -73,6 +77,75 @@ async fn live_list_and_run() {
         stdout(&output).trim_end().ends_with("-   inactive"),
         "{}",
         stdout(&output)
+    );
+}
+
+/// The program as the user whose daemon the lab's is: root has no session.
+fn as_its_user(lab: &Lab, arguments: &[&str]) -> Command {
+    if !is_root() {
+        return qmp(arguments);
+    }
+    // Where it was built that user may not look. Copied by another process, for no program can be run while a child of this
+    // one, just forked for another test, has it open for writing.
+    let program = lab.dir().join("qmp");
+    let copied = std::process::Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_qmp"))
+        .arg(&program)
+        .status();
+    assert!(copied.unwrap().success());
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// A session daemon is where its user's runtime directory is, and `libvirt.conf` in the directory of settings: no socket
+/// is named.
+#[tokio::test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
+async fn live_session_is_found_where_libvirt_looks() {
+    let lab = Lab::start();
+    lab.guest(GUEST);
+    let settings = lab.dir().join("settings");
+    std::fs::create_dir_all(settings.join("libvirt")).unwrap();
+    let conf = "uri_aliases = [ \"mine=qemu:///session\" ]\nuri_default = \"mine\"\n";
+    std::fs::write(settings.join("libvirt/libvirt.conf"), conf).unwrap();
+    let nothing = lab.dir().join("nothing");
+    let runtime = lab.dir().join("run");
+    let run = async |arguments: &[&str], default, settings: &Path, runtime: &Path| {
+        as_its_user(&lab, arguments)
+            .env("LIBVIRT_DEFAULT_URI", default)
+            .env("XDG_CONFIG_HOME", settings)
+            .env("XDG_RUNTIME_DIR", runtime)
+            .output()
+            .await
+            .unwrap()
+    };
+    let named: &[&str] = &["-C", "qemu:///session", "list", "--json"];
+    let alias: &[&str] = &["-C", "mine", "list", "--json"];
+    let default: &[&str] = &["list", "--json"];
+    for (arguments, default, settings) in [
+        (named, "qemu:///nothing", &nothing),
+        (alias, "qemu:///nothing", &settings),
+        (default, "qemu:///session", &nothing),
+        (default, "", &settings),
+    ] {
+        let output = run(arguments, default, settings, &runtime).await;
+        let error = stderr(&output);
+        assert_eq!(code(&output), 0, "{arguments:?} {default}: {error}");
+        let listed: Value = stdout(&output).parse().unwrap();
+        assert_eq!(listed["name"], GUEST, "{arguments:?} {default}");
+    }
+    let output = run(named, "", &nothing, &nothing).await;
+    let looked_for = nothing.join("libvirt/libvirt-sock").display().to_string();
+    assert!(
+        code(&output) != 0 && stderr(&output).contains(&looked_for),
+        "{}",
+        stderr(&output)
     );
 }
 
