@@ -5,7 +5,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use libvirt_qmp::{Config, Error, Libvirt, Phase};
-use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::{Instant, advance, pause};
 
@@ -121,6 +120,8 @@ async fn a_program_that_leads_nowhere() {
 #[tokio::test]
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
 async fn a_daemon_that_is_silent_in_tls() {
+    use tokio::io::AsyncReadExt;
+
     use super::tls::{CA, accept, pki, uri};
 
     let pki = pki();
