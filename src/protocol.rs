@@ -5,6 +5,8 @@
 //! is [`remote::DomainGetInfoRet`], `QEMU_PROC_DOMAIN_MONITOR_COMMAND` is
 //! [`qemu::procedure::DomainMonitorCommand`]. Each item names its wire name and its place in `xdr/`.
 
+use std::borrow::Cow;
+
 use xdr_codec::{Pack, Unpack};
 
 use crate::xdr::{Reader, Writer};
@@ -39,4 +41,34 @@ pub trait Message {
     type Body: Unpack<Reader>;
 }
 
+/// The text in an array of C's `char`: what is before the first NUL, or all. For the few texts that libvirt sends so, such as
+/// [`NodeGetInfoRet::model`](remote::NodeGetInfoRet::model). Bytes that are not UTF-8 become U+FFFD.
+///
+/// ```
+/// assert_eq!(libvirt_qmp::protocol::c_text(b"x86_64\0\0"), "x86_64");
+/// ```
+pub fn c_text(chars: &[u8]) -> Cow<'_, str> {
+    let end = chars.iter().position(|byte| *byte == 0);
+    String::from_utf8_lossy(chars.get(..end.unwrap_or(chars.len())).unwrap_or(chars))
+}
+
 include!(concat!(env!("OUT_DIR"), "/protocol.rs"));
+
+#[cfg(test)]
+mod tests {
+    use super::c_text;
+
+    #[test]
+    fn text_of_c_ends_at_its_first_nul() {
+        for (chars, text) in [
+            (&b""[..], ""),
+            (b"\0", ""),
+            (b"none", "none"),
+            (b"x86_64\0\0", "x86_64"),
+            (b"a\0b\0", "a"),
+            (b"\xffz\0", "\u{fffd}z"),
+        ] {
+            assert_eq!(c_text(chars), text);
+        }
+    }
+}

@@ -25,7 +25,8 @@ pub(super) fn emit_methods(
             continue;
         };
         let callable = |procedure: &&Procedure| {
-            !procedure.event && !belongs_to_session(&procedure.origin.wire)
+            let wire = procedure.origin.wire.as_str();
+            !procedure.event && !belongs_to_session(wire) && !BY_HAND.contains(&wire)
         };
         for (source, title) in model.titles.iter().enumerate() {
             let procedures: Vec<&Procedure> = program
@@ -67,6 +68,9 @@ pub(super) fn emit_methods(
         Err(problems)
     }
 }
+
+/// Procedures whose methods are written by hand, for their arguments need more than their types say.
+const BY_HAND: &[&str] = &["QEMU_PROC_DOMAIN_AGENT_COMMAND"];
 
 /// Whether a procedure is a part of how sessions are made and events are registered: a method for it would disturb the session.
 pub(crate) fn belongs_to_session(wire: &str) -> bool {

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OnceCell, Semaphore, watch};
 
-use super::{Link, duplicate, finish, finish_agent, refuse_oob};
+use super::libvirt_agent::run_agent;
+use super::{Link, duplicate, finish, refuse_oob};
 use crate::config::Config;
-use crate::connection::{Encoded, Steps};
+use crate::connection::{Encoded, Limits, Steps};
 use crate::dial::dial;
 use crate::error::{EndCause, Error};
 use crate::libvirt::{DomainKey, Libvirt, Origin, StateSender};
@@ -304,16 +305,8 @@ impl LibvirtRpc {
 
     async fn run_agent(&self, text: &[u8], timeout: AgentTimeout) -> Result<Bytes, Error> {
         let (libvirt, domain) = self.make_ready_for(text).await?;
-        let (call, user_id) = encode(text, |text| {
-            Libvirt::encode_agent_command(domain, text, timeout.to_wire())
-        })?;
-        let limit = libvirt
-            .call_timeout()
-            .map(|limit| limit.saturating_add(timeout.allowance()));
-        let reply = libvirt
-            .run_agent_command(call, &self.agent_turn, limit)
-            .await?;
-        finish_agent(reply, user_id, text)
+        let limits = Limits::Monitor(&self.agent_turn);
+        run_agent(libvirt, domain, text, timeout, limits).await
     }
 
     async fn subscribe(&self, options: EventOptions) -> Result<EventStream, Error> {
@@ -365,7 +358,7 @@ impl LibvirtRpc {
 }
 
 /// Checks a command and encodes it. Gives the user's id too, which libvirt would refuse.
-fn encode(
+pub(super) fn encode(
     text: &[u8],
     encode: impl FnOnce(&str) -> Result<Encoded, Error>,
 ) -> Result<(Encoded, Option<&[u8]>), Error> {

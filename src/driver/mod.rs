@@ -3,6 +3,7 @@
 
 mod fanout;
 mod guest_agent;
+mod libvirt_agent;
 #[cfg(feature = "libvirt-c")]
 pub(crate) mod libvirt_c;
 mod libvirt_rpc;

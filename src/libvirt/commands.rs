@@ -79,14 +79,19 @@ impl Libvirt {
         })
     }
 
-    /// Runs an encoded command of the guest agent and returns its answer. `turn` lets one of them run at a time.
+    /// Runs an encoded command of the guest agent and returns its answer. Of those behind one turn in `limits`, one runs at
+    /// a time.
     pub(crate) async fn run_agent_command(
         &self,
         command: Encoded,
-        turn: &Arc<Semaphore>,
+        limits: Limits<'_>,
         timeout: Option<Duration>,
     ) -> Result<Bytes, Error> {
-        let options = in_turn(turn, timeout);
+        let options = CallOptions {
+            phase: Phase::Reply,
+            deadline: deadline(timeout),
+            limits,
+        };
         let AgentReply(result) = self
             .client
             .send_for(command, DomainAgentCommand::NAME, &options)

@@ -312,7 +312,7 @@ fn take_message(shared: &Shared, packet: Packet) -> Result<(), EndCause> {
         (ConnectEventConnectionClosed::PROGRAM, ConnectEventConnectionClosed::NUMBER) => {
             return match xdr::decode::<<ConnectEventConnectionClosed as Message>::Body>(payload) {
                 Ok(body) => Err(EndCause::HypervisorClosed {
-                    reason: body.reason,
+                    reason: body.reason.0,
                 }),
                 Err(error) => Err(EndCause::Protocol(format!("{header}: {error}"))),
             };

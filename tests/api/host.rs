@@ -1,5 +1,7 @@
 //! What is asked of a host: its name, versions, memory and CPUs.
 
+use libvirt_qmp::protocol::c_text;
+
 use crate::{Peer, ask, yes};
 
 /// `1.2.3` for a version as libvirt has it in one number.
@@ -37,11 +39,7 @@ async fn asked_of_both(peer: &mut Peer<'_>) {
 
     let info = ask!(peer, node_get_info);
     let field = |name| peer.virsh_field("nodeinfo", name);
-    let end = info.model.iter().position(|byte| *byte == 0).unwrap();
-    assert_eq!(
-        String::from_utf8_lossy(&info.model[..end]),
-        field("CPU model")
-    );
+    assert_eq!(c_text(&info.model), field("CPU model"));
     assert_eq!(info.cpus.to_string(), field("CPU(s)"));
     assert_eq!(info.sockets.to_string(), field("CPU socket(s)"));
     assert_eq!(info.cores.to_string(), field("Core(s) per socket"));

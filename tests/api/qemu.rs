@@ -1,7 +1,7 @@
 //! What QEMU's driver has beside it in one daemon: guests, networks, storage pools of directories, secrets, devices.
 
-use libvirt_qmp::StoragePool;
 use libvirt_qmp::protocol::constants::{DomainState, SecretUsageType, StorageVolType};
+use libvirt_qmp::{AgentTimeout, StoragePool};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{Peer, ask, sorted, yes};
@@ -37,7 +37,7 @@ pub(crate) async fn domains(peer: &mut Peer<'_>) {
     assert_eq!(answer(&reply), answer(&printed));
     let agent = peer
         .libvirt
-        .domain_agent_command(&dom, r#"{"execute":"guest-ping"}"#, -1)
+        .domain_agent_command(&dom, r#"{"execute":"guest-ping"}"#, AgentTimeout::Default)
         .await;
     let error = agent.unwrap_err();
     assert!(

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libvirt_qmp::protocol::remote::STRING_MAX;
-use libvirt_qmp::{AgentTimeout, CommandError, Error, ErrorClass, LibvirtError, Monitor, Phase};
+use libvirt_qmp::{
+    AgentTimeout, CommandError, Error, ErrorClass, Libvirt, LibvirtError, Monitor, Phase,
+};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::support::mock::{DOMAIN, domain, monitor, quiet, settle};
+use super::support::mock::{DOMAIN, domain, monitor, quiet, session, settle};
 use super::{STATUS, run};
 
 const PING: &str = r#"{"execute":"guest-ping"}"#;
@@ -186,6 +188,99 @@ async fn the_seconds_libvirt_is_given_are_on_top_of_the_calls_deadline() {
             other => panic!("{other:?}"),
         }
         assert_eq!(since.elapsed().as_secs(), expected);
+        daemon.agent_answer(&call, Some(r#"{"return":{}}"#)).await;
+        settle().await;
+    }
+}
+
+/// Runs `command` of the agent of [`DOMAIN`] on a session, in a task of its own.
+fn on_session(
+    libvirt: &Libvirt,
+    command: &'static str,
+    timeout: AgentTimeout,
+) -> JoinHandle<Result<String, Error>> {
+    let libvirt = libvirt.clone();
+    tokio::spawn(async move {
+        let dom = domain(DOMAIN);
+        libvirt.domain_agent_command(&dom, command, timeout).await
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_asks_the_agent_of_any_domain() {
+    let (libvirt, mut daemon) = session(quiet()).await;
+    for (timeout, wire) in [
+        (AgentTimeout::Block, -2),
+        (AgentTimeout::Default, -1),
+        (AgentTimeout::NoWait, 0),
+        (AgentTimeout::Seconds(7), 7),
+    ] {
+        let running = on_session(&libvirt, PING, timeout);
+        let call = daemon.agent_command().await;
+        assert_eq!(call.args.dom, domain(DOMAIN));
+        assert_eq!(call.args.cmd, PING);
+        assert_eq!((call.args.timeout, call.args.flags), (wire, 0));
+        let answer = r#"{"return": {"a": 1.10}}"#;
+        daemon.agent_answer(&call, Some(answer)).await;
+        assert_eq!(running.await.unwrap().unwrap(), answer);
+    }
+    // Two at a time: which of them waits is for libvirt to say.
+    let first = on_session(&libvirt, PING, AgentTimeout::Block);
+    let first_call = daemon.agent_command().await;
+    let second = on_session(&libvirt, PING, AgentTimeout::Block);
+    let second_call = daemon.agent_command().await;
+    for (call, answer) in [
+        (second_call, r#"{"return":2}"#),
+        (first_call, r#"{"return":1}"#),
+    ] {
+        daemon.agent_answer(&call, Some(answer)).await;
+    }
+    assert_eq!(first.await.unwrap().unwrap(), r#"{"return":1}"#);
+    assert_eq!(second.await.unwrap().unwrap(), r#"{"return":2}"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_says_how_the_agent_failed() {
+    let (libvirt, mut daemon) = session(quiet()).await;
+    for (code, unresponsive) in [
+        (LibvirtError::ARGUMENT_UNSUPPORTED, false),
+        (LibvirtError::AGENT_UNRESPONSIVE, true),
+        (LibvirtError::AGENT_UNSYNCED, true),
+        (LibvirtError::AGENT_COMMAND_TIMEOUT, true),
+        (LibvirtError::AGENT_COMMAND_FAILED, false),
+    ] {
+        let running = on_session(&libvirt, PING, AgentTimeout::Default);
+        let call = daemon.agent_command().await;
+        daemon.error(&call, code, "the agent").await;
+        let error = running.await.unwrap().unwrap_err();
+        assert_eq!(error.libvirt_code(), Some(code));
+        assert_eq!(error.is_agent_unresponsive(), unresponsive, "{code}");
+    }
+    let running = on_session(&libvirt, PING, AgentTimeout::Default);
+    let call = daemon.agent_command().await;
+    let answer = r#"{"error": {"class": "CommandNotFound", "desc": "no such thing"}}"#;
+    daemon.agent_answer(&call, Some(answer)).await;
+    assert!(matches!(running.await.unwrap(), Err(Error::Qmp(_))));
+
+    let running = on_session(&libvirt, "guest-ping", AgentTimeout::Default);
+    assert!(matches!(running.await.unwrap(), Err(Error::Command(_))));
+    assert!(daemon.sent_by_now().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_seconds_of_the_agent_are_on_top_of_the_sessions_deadline() {
+    let (libvirt, mut daemon) = session(quiet()).await;
+    let libvirt = libvirt.with_call_timeout(Some(Duration::from_secs(7)));
+    for (timeout, expected) in [
+        (AgentTimeout::Default, 7),
+        (AgentTimeout::Seconds(100), 107),
+    ] {
+        let running = on_session(&libvirt, PING, timeout);
+        let call = daemon.agent_command().await;
+        match running.await.unwrap().unwrap_err() {
+            Error::Timeout { after, .. } => assert_eq!(after, Duration::from_secs(expected)),
+            other => panic!("{other:?}"),
+        }
         daemon.agent_answer(&call, Some(r#"{"return":{}}"#)).await;
         settle().await;
     }

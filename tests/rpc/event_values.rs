@@ -290,7 +290,7 @@ fn new_kinds(id: impl Fn(i32) -> i32) -> Vec<(Packet, DomainEvent)> {
             NicMacChange { alias: text("net0"), old_mac: text("52:54:00:00:00:01"), new_mac: text("52:54:00:00:00:02") };
         DomainEventVcpuRemoved(DomainEventVcpuRemovedMsg) { vcpuid: 3 } =>
             VcpuRemoved { vcpu_id: 3 };
-        DomainEventCallbackChannelLifecycle(DomainEventCallbackChannelLifecycleMsg) { channel_name: text("org.x.0"), state: 2, reason: 1 } =>
+        DomainEventCallbackChannelLifecycle(DomainEventCallbackChannelLifecycleMsg) { channel_name: text("org.x.0"), state: ConnectDomainEventAgentLifecycleState(2), reason: ConnectDomainEventAgentLifecycleReason(1) } =>
             ChannelLifecycle { channel_name: text("org.x.0"), state: ConnectDomainEventAgentLifecycleState::DISCONNECTED, reason: ConnectDomainEventAgentLifecycleReason::DOMAIN_STARTED };
     }
 }

@@ -302,7 +302,7 @@ bodies! {
     DomainEventCallbackChannelLifecycleMsg => |body| ChannelLifecycle {
         domain: body.dom,
         channel_name: body.channel_name,
-        state: ConnectDomainEventAgentLifecycleState(body.state),
-        reason: ConnectDomainEventAgentLifecycleReason(body.reason),
+        state: body.state,
+        reason: body.reason,
     };
 }
