@@ -1,5 +1,6 @@
 //! The oldest Rust the crate builds with is stated once, as `rust-version` in Cargo.toml. clippy's `incompatible_msrv`
-//! holds the crate's own code to it; this file holds its dependencies and the README to it.
+//! holds the crate's own code to it; this file holds its dependencies and the README to it. The feature `cli` needs a newer one
+//! by a dependency that does not say so, and Cargo.toml and the README say it instead.
 #![allow(
     clippy::expect_used,
     reason = "a helper that cannot do its work fails the test that called it"
@@ -53,13 +54,67 @@ fn no_dependency_needs_a_newer_rust() {
 
 #[test]
 fn the_readme_names_no_other_rust() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"))
-        .expect("README.md");
+    let metadata = metadata();
+    let cli = of_the_command_line(&metadata);
+    let readme = readme();
     let others: Vec<&str> = readme
         .lines()
+        .filter(|line| !line.contains("`cli`") || !line.contains(&format!("Rust {cli}")))
         .filter(|line| names_another_rust(line))
         .collect();
     assert_eq!(others, Vec::<&str>::new(), "Cargo.toml says {OURS}");
+    for needed in [
+        format!(
+            "The library needs Rust {}, the feature `cli` Rust {cli}",
+            major_minor()
+        ),
+        format!(
+            "the feature `cli`, which needs Rust {cli}; the library alone needs {}",
+            major_minor()
+        ),
+    ] {
+        assert!(readme.contains(&needed), "the README has no `{needed}`");
+    }
+}
+
+/// rustyline 19 uses `cfg_select!`, which is in Rust since 1.95, and its manifest names no version; 18 does without.
+#[test]
+fn the_command_line_needs_what_is_said_of_it() {
+    let metadata = metadata();
+    let cli = of_the_command_line(&metadata);
+    assert_eq!(cli, "1.95");
+    if cfg!(feature = "cli") {
+        let mut packages = list(&metadata["packages"]);
+        let rustyline = packages.find(|package| package["name"] == "rustyline");
+        let rustyline = rustyline.expect("a dependency of the command line");
+        let version = text(&rustyline["version"]);
+        assert!(
+            version.starts_with("19."),
+            "{version}: which Rust does it need?"
+        );
+        assert_eq!(
+            rustyline["rust_version"],
+            Value::Null,
+            "it says so itself now"
+        );
+    }
+}
+
+/// The Rust that the feature `cli` needs, as in Cargo.toml.
+fn of_the_command_line(metadata: &Value) -> &str {
+    let root = text(&metadata["resolve"]["root"]);
+    let ours = list(&metadata["packages"]).find(|package| text(&package["id"]) == root);
+    let ours = ours.expect("this package");
+    text(&ours["metadata"]["cli"]["rust-version"])
+}
+
+/// Ours, without a third number.
+fn major_minor() -> String {
+    format!("1.{}", minor(OURS).expect("a version"))
+}
+
+fn readme() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("README.md")
 }
 
 #[test]

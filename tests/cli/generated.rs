@@ -8,7 +8,7 @@ use tokio::process::Command;
 use crate::program::*;
 use crate::support::scratch::Scratch;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "agent",
     "completions",
     "demo",
@@ -22,6 +22,7 @@ const COMMANDS: [&str; 15] = [
     "run",
     "schema",
     "screendump",
+    "shell",
     "wait",
     "wrap",
 ];
@@ -72,7 +73,15 @@ async fn there_is_a_page_for_every_command() {
         (0, String::new(), String::new())
     );
     for command in COMMANDS {
-        let page = directory.join(format!("qmp-{command}.1"));
-        assert!(page.exists(), "{command}");
+        let page = std::fs::read_to_string(directory.join(format!("qmp-{command}.1"))).unwrap();
+        // The usage is that of `--help`, a line each.
+        let help = qmp(&[command, "--help"]).output().await.unwrap();
+        let help = stdout(&help);
+        let (_, usage) = help.split_once("Usage: ").unwrap();
+        let (usage, _) = usage.split_once("\n\n").unwrap();
+        let usage: Vec<_> = usage.lines().map(|line| line.trim()).collect();
+        let page = page.replace("\\-", "-").replace("\n\\&", "\n");
+        let synopsis = format!(".SH SYNOPSIS\n.nf\n{}\n.fi\n", usage.join("\n"));
+        assert!(page.contains(&synopsis), "{synopsis}{page}");
     }
 }

@@ -1,18 +1,10 @@
 //! `jobs`: bars on a terminal, lines elsewhere.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::OwnedFd;
-use std::process::Command;
-use std::sync::mpsc::{Receiver, channel};
-
 use libvirt_qmp::testing::Reply;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
 
 use crate::program::*;
-use crate::support::process::{PATIENCE, Process};
+use crate::pty::Pty;
 use crate::support::qemu::Qemu;
 use crate::support::scratch::Scratch;
 
@@ -117,87 +109,6 @@ async fn without_jobs_there_is_nothing_to_say() {
     );
 }
 
-/// The program on a terminal of its own, and what it writes there.
-struct Terminal {
-    process: Process,
-    written: Receiver<Vec<u8>>,
-    text: String,
-}
-
-impl Terminal {
-    fn start(arguments: &[&str]) -> Self {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let master = openpt(flags).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let size = Winsize {
-            ws_row: 24,
-            ws_col: 120,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        tcsetwinsize(&master, size).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let open = || {
-            let mut options = File::options();
-            OwnedFd::from(
-                options
-                    .read(true)
-                    .write(true)
-                    .open(name.to_str().unwrap())
-                    .unwrap(),
-            )
-        };
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qmp"));
-        command
-            .args(arguments)
-            .env("TERM", "xterm")
-            .env_remove("NO_COLOR");
-        command.stdin(open()).stdout(open()).stderr(open());
-        let process = Process::new(&mut command);
-        drop(command);
-        let (writer, written) = channel();
-        let mut reader = File::from(master);
-        // Ends with the program, whose end of the terminal is the only one.
-        std::thread::spawn(move || {
-            let mut buffer = vec![0; 4096];
-            while let Ok(read @ 1..) = reader.read(&mut buffer) {
-                let _ = writer.send(buffer[..read].to_vec());
-            }
-        });
-        Terminal {
-            process,
-            written,
-            text: String::new(),
-        }
-    }
-
-    /// Reads until the text is there.
-    fn read_until(&mut self, wanted: &str) {
-        while !self.text.contains(wanted) {
-            let Ok(bytes) = self.written.recv_timeout(PATIENCE) else {
-                panic!("no {wanted:?} in:\n{}", self.text);
-            };
-            self.text.push_str(&String::from_utf8_lossy(&bytes));
-        }
-    }
-
-    /// Reads to the end of the program.
-    fn read_to_end(mut self) -> String {
-        while let Ok(bytes) = self.written.recv_timeout(PATIENCE) {
-            self.text.push_str(&String::from_utf8_lossy(&bytes));
-        }
-        assert!(
-            crate::support::process::poll_until(PATIENCE, || self
-                .process
-                .has_ended()
-                .then_some(()))
-            .is_some()
-        );
-        self.text
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
 async fn live_the_bar_of_a_mirror_goes_from_0_to_100_percent() {
@@ -231,23 +142,15 @@ async fn live_the_bar_of_a_mirror_goes_from_0_to_100_percent() {
         &target,
     ];
     run(&mirror).await;
-    let mut terminal = Terminal::start(&["-C", &watched, "jobs"]);
-    let mut terminal = tokio::task::spawn_blocking(move || {
-        terminal.read_until("move0 mirror [");
-        terminal.read_until(" % ");
-        terminal
-    })
-    .await
-    .unwrap();
-    let begun = percentages(&terminal.text);
-    assert!(begun[0] < 10, "{begun:?}: {}", terminal.text);
+    let mut terminal = Pty::qmp(&["-C", &watched, "jobs"], &scratch.path(""));
+    terminal.wait_for("move0 mirror [");
+    terminal.wait_for(" % ");
+    let begun = percentages(&terminal.raw());
+    assert!(begun[0] < 10, "{begun:?}: {}", terminal.raw());
     run(&["block-job-set-speed", "device=move0", "speed=0"]).await;
-    let text = tokio::task::spawn_blocking(move || {
-        terminal.read_until("ready");
-        terminal.read_to_end()
-    })
-    .await
-    .unwrap();
+    terminal.wait_for("ready");
+    assert_eq!(terminal.end(), 0);
+    let text = terminal.raw();
     let seen = percentages(&text);
     assert_eq!(seen.last(), Some(&100), "{text}");
     assert!(seen.is_sorted(), "{seen:?}");

@@ -1,5 +1,6 @@
 //! The program against a private libvirtd and QEMU.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -7,8 +8,8 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use crate::program::*;
-use crate::support::lab::Lab;
-use crate::support::process::that_name;
+use crate::support::lab::{Lab, uuid_of};
+use crate::support::process::{PATIENCE, poll_until, that_name};
 use crate::support::qemu::Qemu;
 use crate::support::scratch::is_root;
 
@@ -209,20 +210,15 @@ async fn run(uri: &str, words: &[&str]) -> String {
     stdout(&output)
 }
 
-/// What happens to a guest by these commands at `uri`, of which the first is `system_powerdown`, as `events` with these
-/// arguments prints it, up to the event `last`. What its firmware does is left out.
+/// What happens to a guest by these commands, which `command` runs, as `events` with these arguments prints it: from the first
+/// event of `life` up to its last. What the firmware does is left out.
 async fn told_of(
     arguments: &[&str],
-    uri: &str,
-    domain: &[&str],
+    command: impl AsyncFn(&str),
     commands: &[&str],
-    last: &str,
+    life: &[&str],
 ) -> (Child, Vec<Value>) {
     let (child, mut lines) = watch(arguments);
-    let command = async |name: &str| {
-        let words: Vec<&str> = domain.iter().copied().chain([name]).collect();
-        run(uri, &words).await;
-    };
     // An event before the registration is seen by nobody, so there are events until one is seen.
     let seen = tokio::spawn(async move {
         line(&mut lines).await;
@@ -237,11 +233,12 @@ async fn told_of(
         command(name).await;
     }
     let mut events: Vec<Value> = Vec::new();
+    let (first, last) = (life[0], life[life.len() - 1]);
     while events.last().is_none_or(|event| event["event"] != last) {
         let event: Value = line(&mut lines).await.parse().unwrap();
         let is_of_firmware = event["event"] == "RESET" && event["data"]["guest"] == true;
         // It is the first that is not from before.
-        let has_begun = !events.is_empty() || event["event"] == "POWERDOWN";
+        let has_begun = !events.is_empty() || event["event"] == first;
         if has_begun && !is_of_firmware {
             events.push(event);
         }
@@ -265,7 +262,8 @@ async fn live_events_tell_a_guests_life() {
     let watched = format!("unix:{}", qemu.unix_path().display());
     let asked = format!("tcp:{}", qemu.tcp_addr());
     let arguments = ["-C", &watched, "events", "--json"];
-    let (child, events) = told_of(&arguments, &asked, &[], &COMMANDS, "SHUTDOWN").await;
+    let command = async |name: &str| drop(run(&asked, &[name]).await);
+    let (child, events) = told_of(&arguments, command, &COMMANDS, &LIFE).await;
     assert_eq!(names(&events), LIFE);
     assert_eq!(events[1]["data"]["reason"], "host-qmp-system-reset");
     assert_eq!(events[4]["data"]["reason"], "host-qmp-quit");
@@ -286,9 +284,9 @@ async fn live_events_of_all_domains_name_theirs() {
         .into_iter()
         .chain(wanted)
         .collect();
-    // libvirt passes the last one on only where it reads it before it finds that QEMU has gone.
-    let commands = &COMMANDS[..4];
-    let (child, events) = told_of(&arguments, &uri, &[GUEST], commands, "RESUME").await;
+    // After `quit` libvirt passes SHUTDOWN on only where it reads it before it finds that QEMU has gone.
+    let command = async |name: &str| drop(run(&uri, &[GUEST, name]).await);
+    let (child, events) = told_of(&arguments, command, &COMMANDS[..4], &LIFE[..4]).await;
     assert_eq!(names(&events), LIFE[..4]);
     for event in &events {
         assert_eq!(event["domain"]["name"], GUEST);
@@ -298,6 +296,64 @@ async fn live_events_of_all_domains_name_theirs() {
     let output = within(child.wait_with_output()).await.unwrap();
     assert_eq!((code(&output), stderr(&output)), (143, String::new()));
     assert_eq!(run(&uri, &["other", "stop"]).await, "{}\n");
+}
+
+/// A boot sector: enables the power button, writes `!` to the serial line, and turns the machine off when the button was
+/// pressed. The ports are those of the machine `pc`: ACPI's status, enable and control at 0x600, 0x602 and 0x604.
+const BOOT_SECTOR: [u8; 37] = [
+    0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef, // out 0x602, 0x100: the power button counts
+    0xba, 0xf8, 0x03, 0xb0, b'!', 0xee, // out 0x3f8, '!'
+    0xfb, // sti
+    0xf4, // hlt: until the timer's next interrupt
+    0xba, 0x00, 0x06, 0xed, // in ax, 0x600
+    0xf6, 0xc4, 0x01, 0x74, 0xf6, // back to hlt, unless the button was pressed
+    0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, // out 0x604, 0x2000: off
+    0xf4, 0xeb, 0xfd, // hlt, for ever
+    0, 0, 0,
+];
+
+#[tokio::test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
+async fn live_events_tell_a_guests_life_through_libvirt() {
+    let lab = Lab::start();
+    let (disk, serial) = (lab.dir().join("disk"), lab.dir().join("serial"));
+    let mut sector = [0; 512];
+    sector[..BOOT_SECTOR.len()].copy_from_slice(&BOOT_SECTOR);
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    std::fs::write(&disk, sector).unwrap();
+    // QEMU is somebody else's where the tests are root's.
+    std::fs::set_permissions(&disk, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let devices = format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'/>\
+         <target dev='hda' bus='ide'/></disk><serial type='file'><source path='{}'/></serial>",
+        disk.display(),
+        serial.display()
+    );
+    lab.guest_with(GUEST, uuid_of(GUEST), &devices);
+    let has_booted = |times: usize| {
+        let booted = poll_until(PATIENCE, || {
+            let said = std::fs::read(&serial).unwrap_or_default();
+            (said.iter().filter(|byte| **byte == b'!').count() >= times).then_some(())
+        });
+        assert!(booted.is_some(), "it did not boot {times} times");
+    };
+    has_booted(1);
+    let uri = lab.client_uri();
+    let arguments = ["-C", &uri, "events", "--json", GUEST];
+    let command = async |name: &str| {
+        run(&uri, &[GUEST, name]).await;
+        if name == "system_reset" {
+            has_booted(2);
+        }
+    };
+    let commands = ["system_reset", "stop", "cont", "system_powerdown"];
+    let life = ["RESET", "STOP", "RESUME", "POWERDOWN", "SHUTDOWN"];
+    let (child, events) = told_of(&arguments, command, &commands, &life).await;
+    assert_eq!(names(&events), life);
+    assert_eq!(events[0]["data"]["reason"], "host-qmp-system-reset");
+    assert_eq!(events[4]["data"]["reason"], "guest-shutdown");
+    // Nobody reads what else it prints, so it may have ended by itself.
+    drop(child);
 }
 
 #[tokio::test]
@@ -352,6 +408,20 @@ async fn live_by_every_driver() {
         let output = within(command.output()).await.unwrap();
         assert_eq!(code(&output), 1, "{uri}: {}", stderr(&output));
         assert!(!picture.exists());
+    }
+    // Without a URI each has libvirt's default, the transport and the socket of which count.
+    for driver in ["", "virsh+", "c+"] {
+        if driver == "c+" && !cfg!(feature = "libvirt-c") {
+            continue;
+        }
+        let mut command = qmp(&["list", "--json"]);
+        if !driver.is_empty() {
+            command.args(["-C", driver]);
+        }
+        command.env("LIBVIRT_DEFAULT_URI", lab.client_uri());
+        let output = within(command.output()).await.unwrap();
+        assert_eq!(code(&output), 0, "{driver}: {}", stderr(&output));
+        assert!(stdout(&output).contains(GUEST), "{driver}");
     }
     lab.kill_daemon();
     for uri in &drivers {

@@ -10,6 +10,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/pty.rs"]
+mod pty;
+
 mod events;
 mod generated;
 mod jobs;

@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::{Cursor, Write};
+use std::path::Path;
 
 use libvirt_qmp::testing::Reply;
 use serde_json::json;
 
 use crate::program::*;
+use crate::support::lab::{Lab, uuid_of};
 use crate::support::qemu::Qemu;
 use crate::support::scratch::Scratch;
 
@@ -102,19 +104,49 @@ async fn live_a_picture_of_the_guests_size() {
     assert_eq!((code(&output), stderr(&output)), (0, String::new()));
     assert_eq!(stdout(&output), "");
     let (width, height, _) = decoded(&std::fs::read(&file).unwrap());
-    assert_eq!((width, height), size_by_ppm(&scratch, &uri).await);
+    let size = size_by_ppm(&scratch.path("screen.ppm"), &["-C", &uri, "run"]).await;
+    assert_eq!((width, height), size);
 }
 
-/// The size of the screen, as QEMU itself writes it into a file.
-async fn size_by_ppm(scratch: &Scratch, uri: &str) -> (u32, u32) {
-    let file = scratch.path("screen.ppm");
+#[tokio::test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
+async fn live_a_picture_through_libvirt_by_every_driver() {
+    let lab = Lab::start();
+    let screen = "<video><model type='vga'/></video>";
+    lab.guest_with(GUEST, uuid_of(GUEST), screen);
+    // Nothing changes the screen from now on.
+    lab.virsh(&["suspend", GUEST]);
+    let uri = lab.client_uri();
+    let size = size_by_ppm(&lab.dir().join("screen.ppm"), &["-C", &uri, "run", GUEST]).await;
+    let mut drivers = vec![uri.clone(), format!("virsh+{uri}")];
+    if cfg!(feature = "libvirt-c") {
+        drivers.push(format!("c+{uri}"));
+    }
+    for uri in drivers {
+        let output = qmp(&["-C", &uri, "screendump", GUEST, "-"])
+            .output()
+            .await
+            .unwrap();
+        assert_eq!(
+            (code(&output), stderr(&output)),
+            (0, String::new()),
+            "{uri}"
+        );
+        let (width, height, _) = decoded(&output.stdout);
+        assert_eq!((width, height), size, "{uri}");
+    }
+}
+
+/// The size of the screen, as QEMU itself writes it into this file; `run` is how it is told to.
+async fn size_by_ppm(file: &Path, run: &[&str]) -> (u32, u32) {
     let filename = format!("filename={}", file.display());
-    let output = qmp(&["-C", uri, "run", "screendump", &filename])
+    let output = qmp(run)
+        .args(["screendump", &filename])
         .output()
         .await
         .unwrap();
     assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let picture = std::fs::read(&file).unwrap();
+    let picture = std::fs::read(file).unwrap();
     let head = String::from_utf8_lossy(&picture[..20]).into_owned();
     let mut words = head
         .split_ascii_whitespace()

@@ -31,6 +31,20 @@ async fn usage_errors_are_named_and_end_with_2() {
         ),
         (&["-C", some, "list"], "no domains to list"),
         (
+            &["-C", some, "wrap", "-c", "stop", "--", "false"],
+            "`--connect` has no effect on `qmp wrap`",
+        ),
+        (&["-C", some, "demo"], "`--connect` has no effect"),
+        (
+            &["--timeout", "1", "man"],
+            "`--timeout` has no effect on `qmp man`",
+        ),
+        (&["-C", some, "completions", "zsh"], "`--connect` has no"),
+        (
+            &["-C", some, "replay", "x", "--listen", "y"],
+            "`--connect` has no effect on `qmp replay`",
+        ),
+        (
             &["-C", some, "events", GUEST],
             "no domain `stage-lb-1` to choose",
         ),

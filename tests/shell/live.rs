@@ -95,6 +95,65 @@ fn live_through_libvirtd() {
 
 #[test]
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
+fn live_through_virsh() {
+    live_by_another_driver("virsh+");
+}
+
+#[cfg(feature = "libvirt-c")]
+#[test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
+fn live_through_the_c_library() {
+    live_by_another_driver("c+");
+}
+
+/// Completion from the schema and from the running QEMU, events above the line, errors, HMP, and both ways to end.
+fn live_by_another_driver(driver: &str) {
+    let lab = Lab::start();
+    lab.guest("one");
+    let uri = format!("{driver}{}", lab.client_uri());
+    let mut pty = Pty::qmp(&["-C", &uri, "shell", "one"], lab.dir());
+    pty.wait_for("QEMU ");
+    pty.wait_for_line("one> ");
+    pty.enter("blockdev-add file.driver=null-co file.size=64K node-name=disk0 driver=raw");
+    pty.wait_for("{}");
+    pty.wait_for_line("one> ");
+    pty.send("block-dirty-bitmap-a");
+    pty.tab_until("one> block-dirty-bitmap-add node=str name=str");
+    pty.send("node=di");
+    pty.tab_until("one> block-dirty-bitmap-add node=disk0 name=str");
+    pty.send("\x15");
+    pty.wait_for_line("one> ");
+    pty.send("query-sta");
+    pty.wait_for_line("one> query-sta");
+    lab.virsh(&["suspend", "one"]);
+    pty.wait_for(" STOP");
+    pty.wait_for_line("one> query-sta");
+    pty.send("tu");
+    pty.tab_until("one> query-status");
+    pty.send("\r");
+    pty.wait_for(r#""status":"paused""#);
+    pty.wait_for_line("one> ");
+    pty.enter("blockdev-del node-name=nothing");
+    pty.wait_for("error: blockdev-del: GenericError: ");
+    pty.wait_for_line("one> ");
+    pty.send(CTRL_D);
+    assert_eq!(pty.end(), 0);
+    assert!(pty.is_cooked());
+
+    let mut pty = Pty::qmp(&["-C", &uri, "shell", "-H", "one"], lab.dir());
+    pty.wait_for_line("one (hmp)> ");
+    pty.enter("info status");
+    pty.wait_for("VM status: paused");
+    pty.wait_for_line("one (hmp)> ");
+    lab.kill_daemon();
+    assert_eq!(pty.end(), 3);
+    assert!(pty.is_cooked());
+    let left = that_name(&lab.unix_path());
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
 fn live_at_a_qemu_of_its_own() {
     let scratch = Scratch::new();
     // What is on the command line tells whether it is still there.
@@ -112,7 +171,13 @@ fn live_at_a_qemu_of_its_own() {
     let mut pty = Pty::qmp(&arguments, &scratch.path(""));
     pty.wait_for("QEMU ");
     pty.wait_for_line("qmp> ");
-    pty.enter("query-name");
+    pty.send("query-nam");
+    pty.tab_until("qmp> query-name");
+    // There are two that begin so.
+    pty.send("\t");
+    pty.wait_for("query-named-block-nodes");
+    pty.wait_for_line("qmp> query-name");
+    pty.send("\r");
     pty.wait_for(&format!(r#"{{"name":"{name}"}}"#));
     pty.wait_for_line("qmp> ");
     pty.send("half a li");

@@ -10,6 +10,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/pty.rs"]
+mod pty;
+
 mod completion;
 mod editing;
 mod ends;
@@ -17,7 +20,6 @@ mod history;
 mod hmp;
 mod lines;
 mod live;
-mod pty;
 mod scripts;
 
 use std::path::PathBuf;

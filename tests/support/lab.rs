@@ -204,11 +204,16 @@ impl Lab {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         assert!(name.bytes().all(plain), "{name:?} would need quoting");
         let qemu = find_program(QEMU).expect("checked when the lab started");
+        // libvirt has no screen beside the one that is none.
+        let no_screen = match devices.contains("<video>") {
+            true => "",
+            false => "<video><model type='none'/></video>",
+        };
         let xml = format!(
             "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
              <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>\
              <devices><emulator>{}</emulator><controller type='usb' model='none'/><memballoon model='none'/>\
-             <video><model type='none'/></video>{devices}</devices><seclabel type='none'/></domain>",
+             {no_screen}{devices}</devices><seclabel type='none'/></domain>",
             qemu.display()
         );
         let file = self.scratch.path(&format!("{name}.xml"));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use libvirt_qmp::protocol::remote::procedure::ConnectOpen;
 use libvirt_qmp::protocol::{Procedure, remote};
 use libvirt_qmp::replay::{Direction, Fixture, Replay};
-use libvirt_qmp::{Config, Hypervisor, Libvirt, Monitor, QmpAddress, SocketMonitor, User, xdr};
+use libvirt_qmp::{Config, Hypervisor, Libvirt, Monitor, QmpAddress, SocketMonitor, xdr};
 use tokio::task::JoinHandle;
 
 use crate::failure::{Exit, Failure};
@@ -48,6 +48,18 @@ impl Settings {
         }
     }
 
+    /// Refuses an address, or a limit, that would have no effect on this command.
+    pub(crate) fn without(&self, command: &str, limit: bool) -> Result<(), Failure> {
+        let option = match (&self.connect, self.timeout) {
+            (Some(_), _) => "--connect",
+            (None, Some(_)) if !limit => "--timeout",
+            _ => return Ok(()),
+        };
+        Err(Failure::usage(format!(
+            "`{option}` has no effect on `qmp {command}`, which connects to no QEMU that was there before"
+        )))
+    }
+
     /// The limit that was given, for connecting and for each call.
     pub(crate) fn limit(&self) -> Option<Duration> {
         self.timeout
@@ -60,7 +72,7 @@ impl Settings {
 pub(crate) enum Endpoint {
     /// The daemon of this URI or alias, or the default one, by libvirt's protocol.
     Libvirt(Option<String>),
-    /// The same through the program `virsh`; an empty URI is virsh's own default.
+    /// The same through the program `virsh`; an empty URI is its own default.
     Virsh(String),
     /// The same through libvirt's C library.
     C(String),
@@ -303,29 +315,13 @@ pub(crate) fn hypervisor(
     limit: Option<Duration>,
 ) -> Result<Hypervisor, Failure> {
     match endpoint {
-        Endpoint::Virsh(uri) => Ok(Hypervisor::virsh_with_config(
-            uri_or_default(uri)?,
-            config(limit),
-        )),
+        Endpoint::Virsh(uri) => Ok(Hypervisor::virsh_with_config(uri, config(limit))),
         #[cfg(feature = "libvirt-c")]
-        Endpoint::C(uri) => Ok(Hypervisor::c_with_config(
-            uri_or_default(uri)?,
-            config(limit),
-        )),
+        Endpoint::C(uri) => Ok(Hypervisor::c_with_config(uri, config(limit))),
         endpoint => Err(Failure::usage(format!(
             "{endpoint:?} has no driver of its own"
         ))),
     }
-}
-
-/// `uri`, or where it is empty the one that libvirt would choose.
-fn uri_or_default(uri: &str) -> Result<String, Failure> {
-    if !uri.is_empty() {
-        return Ok(uri.to_owned());
-    }
-    let resolved = libvirt_qmp::Uri::resolve(None, &User::current())
-        .map_err(|error| Failure::new(Exit::Usage, libvirt_qmp::Error::from(error)))?;
-    Ok(resolved.name())
 }
 
 /// The library's settings, with the limit that was given.

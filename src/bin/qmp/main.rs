@@ -35,8 +35,8 @@ URI forms:
   qemu+tcp://HOST[:PORT]/system       libvirtd on TCP, port 16509
   qemu+tls://HOST[:PORT]/system       with TLS, where this program has it
   NAME                                an alias of libvirt.conf
-  virsh+URI                           any of virsh's URIs, by the program virsh
-  c+URI                               any of libvirt's, by its C library, where this program has it
+  virsh+URI                           any of virsh's URIs, or none, by the program virsh
+  c+URI                               the same by libvirt's C library, where this program has it
   unix:PATH                           QEMU's own QMP socket
   tcp:HOST:PORT                       the same on TCP
   pipe:PATH                           the same on the named pipes PATH.in and PATH.out
@@ -44,7 +44,7 @@ URI forms:
 
 Exit codes:
   0  done
-  1  QEMU or libvirt answered with an error
+  1  an error: of QEMU or libvirt, of a job, of a file
   2  usage
   3  no connection, or it was lost
   4  no answer in time
@@ -115,6 +115,14 @@ fn main() -> ExitCode {
 
 async fn perform(Arguments { settings, command }: Arguments) -> Result<(), Failure> {
     let output = &mut Output::new();
+    match &command {
+        Command::Demo => settings.without("demo", false)?,
+        Command::Wrap(_) => settings.without("wrap", true)?,
+        Command::Replay(_) => settings.without("replay", false)?,
+        Command::Completions(_) => settings.without("completions", false)?,
+        Command::Man(_) => settings.without("man", false)?,
+        _ => {}
+    }
     match command {
         Command::Demo => demo::demo(output).await,
         Command::Run(args) => run::run(&settings, args, output).await,

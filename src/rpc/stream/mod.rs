@@ -66,6 +66,24 @@ pub enum StreamItem {
 ///
 /// libvirtd stops reading a connection that has `max_client_requests` (5) calls and stream packets which it is not done
 /// with: one that writes to a console whose guest does not read holds up the others on the connection.
+///
+/// # Examples
+///
+/// ```no_run
+/// use libvirt_qmp::Stream;
+/// use tokio::io::AsyncWrite;
+///
+/// /// Writes all that a stream brings to `to`.
+/// async fn save(
+///     mut stream: Stream,
+///     mut to: impl AsyncWrite + Unpin,
+/// ) -> Result<u64, Box<dyn std::error::Error>> {
+///     let bytes = tokio::io::copy(&mut stream, &mut to).await?;
+///     // What the daemon could not read, or write, is an error here. A stream that is dropped instead is aborted.
+///     stream.finish().await?;
+///     Ok(bytes)
+/// }
+/// ```
 pub struct Stream {
     core: Arc<Core>,
     /// The connection it is on. It ends with that, also where another takes its place.

@@ -34,9 +34,10 @@ const USAGE: &str = "qmp wrap [OPTIONS] -- PROGRAM [ARGUMENT]...
 const HELP: &str = "\
 Starts QEMU with one more monitor, `-qmp`, on a socket in a directory that is nobody
 else's, runs the lines as `qmp run` does, or at a terminal those that are typed as
-`qmp shell` does, and ends QEMU: it is told to quit, killed
-if it does not within 5 seconds, and ends with this program however that does. What
-QEMU prints goes to standard error; its standard input is empty.";
+`qmp shell` does, and ends QEMU: it is told to quit, killed if it does not within
+5 seconds, and ends with this program however that does. What QEMU prints goes to
+standard error; its standard input is empty. There is nothing to connect to, so
+`--connect` is refused.";
 
 #[derive(clap::Args)]
 #[command(override_usage = USAGE, after_help = HELP)]

@@ -1,5 +1,9 @@
 //! The program in a pseudo-terminal, and what its user sees: a thread reads all the time what is written to the terminal
 //! and keeps its screen. Tests wait for what the screen has to show, and never for a time.
+//!
+//! Not in `support/mod.rs`, since only the tests of the program can name it: they take this file in by its path. Imports nothing
+//! of `support`.
+#![allow(dead_code, reason = "each test file uses its own part of this module")]
 
 use std::fs::File;
 use std::io::{Read, Write};
