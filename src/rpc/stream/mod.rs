@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::{Client, Shared, finish};
 use crate::connection::{CallOptions, Encoded};
@@ -105,11 +105,15 @@ impl Shared {
     /// that we live.
     pub(super) async fn wait_for_consumers(&self) {
         let calls = &self.connection.calls;
+        // However often it is woken meanwhile.
+        let mut look_up = None;
         while self.streams.must_pause(|| calls.pause()) {
+            let at = *look_up.get_or_insert_with(|| Instant::now() + LOOK_UP);
             tokio::select! {
                 () = self.streams.resumed() => {}
                 () = calls.resume.notified() => {}
-                () = tokio::time::sleep(LOOK_UP) => {
+                () = tokio::time::sleep_until(at) => {
+                    look_up = None;
                     self.show_life();
                     if let Some(abort) = self.streams.look_up(!calls.pause()) {
                         calls.submit_turn(abort);
