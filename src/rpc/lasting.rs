@@ -12,13 +12,13 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
 use super::subscriptions::Subscriptions;
-use super::{Client, Handle, Reply, Shared, StateSender, Way, subscriptions};
+use super::{Client, Handle, Shared, StateSender, Way, subscriptions};
 use crate::config::{Backoff, Config};
 use crate::connection::{
-    CallOptions, Encoded, Limits, Steps, leaves_no_time, sleep_until, spawn, timed_out,
+    CallOptions, Limits, Steps, leaves_no_time, sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, Phase};
-use crate::inflight::Progress;
+use crate::inflight::{Progress, Slot};
 use crate::reconnect::{ConnectionState, Retries};
 use crate::transport::Transport;
 
@@ -212,12 +212,11 @@ impl Lasting {
         self.link.send_replace(Link::Ended(cause));
     }
 
-    /// Sends a call once there is a connection, and waits for its reply.
-    pub(super) async fn send(
+    /// Waits for a connection, and for the right to have a call in flight there.
+    pub(super) async fn admit(
         &self,
-        call: Encoded,
         options: &CallOptions<'_>,
-    ) -> Result<Reply, Error> {
+    ) -> Result<(Arc<Shared>, Slot), Error> {
         if leaves_no_time(options.deadline) {
             return Err(timed_out(options, Progress::Queued));
         }
@@ -225,7 +224,7 @@ impl Lasting {
         loop {
             let shared = self.connected(options).await?;
             match shared.connection.slot(options, &mut turn).await {
-                Ok(slot) => return shared.send_in(slot, call, options).await,
+                Ok(slot) => return Ok((shared, slot)),
                 // It was lost while this waited for a slot: nothing was sent.
                 Err(Error::Disconnected { .. }) => {}
                 Err(error) => return Err(error),
@@ -234,7 +233,7 @@ impl Lasting {
     }
 
     /// The connection, or the next one where it is lost now.
-    pub(super) async fn connected(&self, options: &CallOptions<'_>) -> Result<Arc<Shared>, Error> {
+    async fn connected(&self, options: &CallOptions<'_>) -> Result<Arc<Shared>, Error> {
         match self.now()? {
             Some(shared) => Ok(shared),
             None => Box::pin(self.wait(options)).await,

@@ -92,10 +92,10 @@ impl Client {
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<(Bytes, Stream), Error> {
-        let shared = self.connected(options).await?;
+        let (shared, slot) = self.admit(options).await?;
         let stream = Stream::new(self, shared.clone(), &call, name, options);
         call.announce = Some(Arc::new(Opening(stream.core.clone())));
-        let reply = shared.send(call, options).await?;
+        let reply = shared.send_in(slot, call, options).await?;
         Ok((finish(name, reply.status, reply.payload)?, stream))
     }
 }
