@@ -167,11 +167,18 @@ impl Lasting {
         }
     }
 
-    /// Whether what has ended by `cause` is not made again.
-    fn is_over(&self, cause: &EndCause) -> bool {
-        let is_opened = !matches!(*self.state.borrow(), ConnectionState::Opening);
-        let is_meant = matches!(cause, EndCause::UserClosed | EndCause::RuntimeGone);
-        !is_opened || is_meant || self.leaving.load(Ordering::Acquire)
+    /// Whether what has ended by `cause` is not made again. Where it was being opened, nobody can say now that it was.
+    fn is_over(&self, cause: &Arc<EndCause>) -> bool {
+        let was_opening = self.state.send_if_modified(|state| {
+            let is_opening = matches!(state, ConnectionState::Opening);
+            if is_opening {
+                let cause = cause.clone();
+                *state = ConnectionState::Closed { cause };
+            }
+            is_opening
+        });
+        let is_meant = matches!(**cause, EndCause::UserClosed | EndCause::RuntimeGone);
+        was_opening || is_meant || self.leaving.load(Ordering::Acquire)
     }
 
     /// Opens the next connection, on which every live subscription is registered then.

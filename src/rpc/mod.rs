@@ -230,15 +230,20 @@ impl Client {
         }
     }
 
-    /// Says that the session is open.
-    pub(crate) fn opened(&self) {
-        self.state().send_if_modified(|state| {
-            let is_opening = matches!(state, ConnectionState::Opening);
-            if is_opening {
-                *state = ConnectionState::Connected;
+    /// Says that the session is open, unless it has ended in this moment.
+    pub(crate) fn opened(&self) -> Result<(), Error> {
+        let mut ended = None;
+        self.state().send_if_modified(|state| match state {
+            ConnectionState::Closed { cause } => {
+                ended = Some(cause.clone());
+                false
             }
-            is_opening
+            state => {
+                *state = ConnectionState::Connected;
+                true
+            }
         });
+        ended.map_or(Ok(()), |cause| Err(Error::disconnected(cause, false)))
     }
 
     /// Where the user sees what the connection is doing.

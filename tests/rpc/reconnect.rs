@@ -5,6 +5,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use libvirt_qmp::protocol::qemu::procedure::ConnectDomainMonitorEventRegister;
@@ -421,6 +422,25 @@ async fn a_stream_that_waits_to_be_opened_is_opened_on_the_next_connection() {
     daemon.send(data(&call.header, "x")).await;
     let item = stream.recv().await.unwrap();
     assert_eq!(item, Some(StreamItem::Data("x".into())));
+}
+
+/// Nobody polls the opening while its last reply comes and the connection ends.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_lost_as_it_opens_is_not_given_out() {
+    for config in [lasting(), quiet()] {
+        let (mut host, connect) = Host::new();
+        let mut opening = pin!(Libvirt::open_with(connect, config));
+        let serving = tokio::spawn(async move { drop(host.reopened().await) });
+        let opened = loop {
+            if let Poll::Ready(opened) = mock::poll_once(opening.as_mut()).await {
+                break opened;
+            }
+            settle().await;
+        };
+        assert!(serving.is_finished());
+        let (cause, maybe_executed) = ended(&opened.err().expect("it has ended"));
+        assert!(matches!(*cause, EndCause::PeerClosed) && !maybe_executed);
+    }
 }
 
 #[tokio::test(start_paused = true)]
