@@ -202,10 +202,15 @@ impl<R, H> Connection<R, H> {
         calls: u32,
         options: &CallOptions<'_>,
     ) -> Result<OwnedSemaphorePermit, Error> {
-        tokio::select! {
+        let permit = tokio::select! {
             permit = limit.acquire_many_owned(calls) => permit.map_err(|_| Error::Closed),
             cause = self.closed() => Err(Error::disconnected(cause, false)),
             () = sleep_until(options.deadline) => Err(timed_out(options, Progress::Queued)),
+        };
+        // What was in flight at the end gives its slots back.
+        match self.ended() {
+            Some(cause) => Err(Error::disconnected(cause, false)),
+            None => permit,
         }
     }
 

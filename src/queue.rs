@@ -1,6 +1,7 @@
 //! The bounded queue between a connection task and one event stream. The task never waits for the stream: when the
 //! queue is full something is dropped, and its number is reported in its place. Imports error and qmp.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -69,7 +70,7 @@ pub(crate) trait Queued {
     /// Bytes that it takes, about.
     fn size(&self) -> usize;
 
-    /// Whether it belongs before `other`, which was added earlier and has not been taken.
+    /// Whether it belongs before `other`. See [`EventQueue::push_late`].
     fn comes_before(&self, _other: &Self) -> bool {
         false
     }
@@ -231,9 +232,31 @@ impl<T: Queued> EventQueue<T> {
             .is_none_or(|accept| accept(item))
     }
 
-    fn add(&self, mut inner: MutexGuard<'_, Inner<T>>, item: T) {
-        if inner.end.is_some() {
+    /// Adds items of which some may belong before those that wait, in their own order. All at once, for each would have to
+    /// pass what waits by itself.
+    pub(crate) fn push_late(&self, items: impl Iterator<Item = T>) {
+        let items: Vec<T> = items.filter(|item| self.accepts(item)).collect();
+        if items.is_empty() {
             return;
+        }
+        let mut inner = self.lock();
+        for item in items {
+            self.take_in(&mut inner, item);
+        }
+        inner.put_in_order();
+        wake(inner);
+    }
+
+    fn add(&self, mut inner: MutexGuard<'_, Inner<T>>, item: T) {
+        if self.take_in(&mut inner, item) {
+            wake(inner);
+        }
+    }
+
+    /// Adds an item at the end, and says whether it is in.
+    fn take_in(&self, inner: &mut Inner<T>, item: T) -> bool {
+        if inner.end.is_some() {
+            return false;
         }
         let size = item.size();
         if inner.is_full(size, self.options.limit) || inner.after.lost > 0 {
@@ -241,19 +264,18 @@ impl<T: Queued> EventQueue<T> {
                 Overflow::DropOldest => inner.make_room(size, self.options.limit),
                 Overflow::DropNewest => {
                     inner.after.lost += 1;
-                    return;
+                    return false;
                 }
                 Overflow::End => {
                     inner.after.lost += 1;
                     inner.end = Some(End::Connection(Arc::new(EndCause::UserClosed)));
-                    return;
+                    return false;
                 }
             }
         }
         inner.bytes = inner.bytes.saturating_add(size);
         inner.items.push_back(Waiting::Event(item));
-        inner.put_in_place();
-        wake(inner);
+        true
     }
 
     /// Gives `other` a copy of all that waits, the end included. Nothing is taken.
@@ -368,17 +390,21 @@ impl<T: Queued> Inner<T> {
         too_many || (!self.items.is_empty() && self.bytes.saturating_add(size) > MAX_BYTES)
     }
 
-    /// Moves the last item to where it belongs: never before a gap, which parts two connections.
-    fn put_in_place(&mut self) {
-        let mut place = self.items.len().saturating_sub(1);
-        while place > 0
-            && let (Waiting::Event(item), Waiting::Event(before)) =
-                (&self.items[place], &self.items[place - 1])
-            && item.comes_before(before)
-        {
-            self.items.swap(place, place - 1);
-            place -= 1;
-        }
+    /// Moves each item to where it belongs: never before a gap, which parts two connections. Two orders that follow each other are
+    /// merged by this, which takes no longer than to walk along them.
+    fn put_in_order(&mut self) {
+        let is_gap = |item: &Waiting<T>| matches!(item, Waiting::Gap(_));
+        let after_gap = self.items.iter().rposition(is_gap).map_or(0, |gap| gap + 1);
+        let items = &mut self.items.make_contiguous()[after_gap..];
+        items.sort_by(|one, other| match (one, other) {
+            (Waiting::Event(one), Waiting::Event(other)) if one.comes_before(other) => {
+                Ordering::Less
+            }
+            (Waiting::Event(one), Waiting::Event(other)) if other.comes_before(one) => {
+                Ordering::Greater
+            }
+            _ => Ordering::Equal,
+        });
     }
 
     fn make_room(&mut self, size: usize, limit: usize) {
@@ -685,14 +711,14 @@ mod tests {
 
         let queue = EventQueue::new(QueueOptions::new(3));
         let mut taken = Taken::default();
-        for place in [2, 5, 3, 4] {
-            queue.push(Place(place));
-        }
+        [2, 5]
+            .into_iter()
+            .for_each(|place| queue.push(Place(place)));
+        queue.push_late([3, 4].into_iter().map(Place));
         // What another connection brings stays behind the gap.
         queue.gap(&lost_by("a"));
-        for place in [7, 1] {
-            queue.push(Place(place));
-        }
+        queue.push(Place(7));
+        queue.push_late([1].into_iter().map(Place));
         queue.end(Arc::new(EndCause::PeerClosed));
         let mut items = Vec::new();
         let mut gap_after = None;
@@ -705,6 +731,39 @@ mod tests {
             }
         }
         assert_eq!((items, gap_after), (vec![5, 1, 7], Some(1)));
+    }
+
+    /// A peer chooses how many come late, and behind how many.
+    #[test]
+    fn late_items_are_put_in_order_by_one_walk() {
+        use std::cell::Cell;
+
+        thread_local!(static ASKED: Cell<usize> = const { Cell::new(0) });
+        struct Place(usize);
+
+        impl Queued for Place {
+            fn size(&self) -> usize {
+                4
+            }
+
+            fn comes_before(&self, other: &Self) -> bool {
+                ASKED.set(ASKED.get() + 1);
+                self.0 < other.0
+            }
+        }
+
+        let (early, late) = (100_000, 4_000);
+        let queue = EventQueue::new(QueueOptions::new(early + late));
+        (late..late + early).for_each(|place| queue.push(Place(place)));
+        assert_eq!(ASKED.get(), 0);
+        queue.push_late((0..late).map(Place));
+        assert!(ASKED.get() < 4 * (early + late), "{}", ASKED.get());
+        let inner = queue.lock();
+        let places = inner.items.iter().map(|item| match item {
+            Waiting::Event(Place(place)) => *place,
+            Waiting::Gap(_) => usize::MAX,
+        });
+        assert!(places.eq(0..early + late));
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
 //! Making a lost connection again: what is tried, when, and what gives up at once; and what a connection is doing now.
-//! May import config and error.
+//! May import config, connection and error.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::{Backoff, Config};
+use crate::connection::{Deadline, deadline, sleep_until};
 use crate::error::{EndCause, Error, TlsFailure};
 
 /// What a connection is doing now.
@@ -84,8 +85,7 @@ impl Retries {
         if self.made.elapsed() >= self.next {
             self.next = self.backoff.first.min(self.backoff.longest);
         }
-        let time = self.backoff.give_up_after;
-        let end = time.and_then(|time| Instant::now().checked_add(time));
+        let end = deadline(self.backoff.give_up_after);
         let mut failed = 0;
         let mut last = Error::disconnected(lost.clone(), false);
         let gave_up = |tries, last| EndCause::GaveUp {
@@ -143,18 +143,11 @@ fn shortened(delay: Duration) -> Duration {
 }
 
 /// Sleeps for `delay`, and says whether the end came first.
-async fn sleep_before(delay: Duration, end: Option<Instant>) -> bool {
+async fn sleep_before(delay: Duration, end: Deadline) -> bool {
     tokio::select! {
         biased;
         () = sleep_until(end) => false,
-        () = tokio::time::sleep(delay) => true,
-    }
-}
-
-async fn sleep_until(end: Option<Instant>) {
-    match end {
-        Some(end) => tokio::time::sleep_until(end).await,
-        None => std::future::pending().await,
+        () = sleep_until(deadline(Some(delay))) => true,
     }
 }
 
@@ -266,6 +259,34 @@ mod tests {
             .await;
         assert!(matches!(made, Err(EndCause::GaveUp { tries: 0, .. })));
         assert_eq!(start.elapsed(), Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_time_for_it_is_too_long() {
+        let (state, _watch) = watch::channel(ConnectionState::Connected);
+        // The longest that there is no end of time before.
+        let mut longest = Duration::ZERO;
+        for nanos in (0..96).rev().map(|bits| 1_u128 << bits) {
+            let (seconds, rest) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
+            let more = u64::try_from(seconds).ok().and_then(|seconds| {
+                longest.checked_add(Duration::new(seconds, u32::try_from(rest).unwrap()))
+            });
+            longest = more
+                .filter(|more| Instant::now().checked_add(*more).is_some())
+                .unwrap_or(longest);
+        }
+        for time in [longest, Duration::MAX] {
+            let backoff = Backoff::new().give_up_after(Some(time));
+            let made = Retries::new(backoff.clone())
+                .try_again(&lost(), &state, || ready(Ok(())))
+                .await;
+            assert!(made.is_ok());
+            let mut retries = Retries::new(backoff.first(time).longest(time));
+            let lost = lost();
+            let trying = retries.try_again(&lost, &state, || ready(Ok(())));
+            let day = Duration::from_secs(86_400);
+            assert!(tokio::time::timeout(day, trying).await.is_err());
+        }
     }
 
     #[tokio::test(start_paused = true)]

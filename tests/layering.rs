@@ -24,9 +24,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("packet", &["protocol"]),
     ("error", &["uri", "xdr", "packet", "protocol", "qmp"]),
     ("queue", &["error", "qmp"]),
-    ("reconnect", &["config", "error"]),
     ("inflight", &["error"]),
     ("connection", &["error", "inflight", "transport"]),
+    ("reconnect", &["config", "connection", "error"]),
     (
         "dial",
         &["uri", "config", "error", "transport", "connection"],

@@ -121,7 +121,7 @@ impl Libvirt {
         let client = Client::start(conn, &config, state, reopen(&config, &origin));
         let libvirt = Libvirt { client, config };
         libvirt.start_session(origin.uri(), steps).await?;
-        libvirt.client.opened();
+        libvirt.client.opened()?;
         Ok(libvirt)
     }
 }

@@ -12,13 +12,13 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
 use super::subscriptions::Subscriptions;
-use super::{Client, Handle, Reply, Shared, StateSender, Way, subscriptions};
+use super::{Client, Handle, Shared, StateSender, Way, subscriptions};
 use crate::config::{Backoff, Config};
 use crate::connection::{
-    CallOptions, Encoded, Limits, Steps, leaves_no_time, sleep_until, spawn, timed_out,
+    CallOptions, Limits, Steps, leaves_no_time, sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, Phase};
-use crate::inflight::Progress;
+use crate::inflight::{Progress, Slot};
 use crate::reconnect::{ConnectionState, Retries};
 use crate::transport::Transport;
 
@@ -167,11 +167,18 @@ impl Lasting {
         }
     }
 
-    /// Whether what has ended by `cause` is not made again.
-    fn is_over(&self, cause: &EndCause) -> bool {
-        let is_opened = !matches!(*self.state.borrow(), ConnectionState::Opening);
-        let is_meant = matches!(cause, EndCause::UserClosed | EndCause::RuntimeGone);
-        !is_opened || is_meant || self.leaving.load(Ordering::Acquire)
+    /// Whether what has ended by `cause` is not made again. Where it was being opened, nobody can say now that it was.
+    fn is_over(&self, cause: &Arc<EndCause>) -> bool {
+        let was_opening = self.state.send_if_modified(|state| {
+            let is_opening = matches!(state, ConnectionState::Opening);
+            if is_opening {
+                let cause = cause.clone();
+                *state = ConnectionState::Closed { cause };
+            }
+            is_opening
+        });
+        let is_meant = matches!(**cause, EndCause::UserClosed | EndCause::RuntimeGone);
+        was_opening || is_meant || self.leaving.load(Ordering::Acquire)
     }
 
     /// Opens the next connection, on which every live subscription is registered then.
@@ -212,12 +219,11 @@ impl Lasting {
         self.link.send_replace(Link::Ended(cause));
     }
 
-    /// Sends a call once there is a connection, and waits for its reply.
-    pub(super) async fn send(
+    /// Waits for a connection, and for the right to have a call in flight there.
+    pub(super) async fn admit(
         &self,
-        call: Encoded,
         options: &CallOptions<'_>,
-    ) -> Result<Reply, Error> {
+    ) -> Result<(Arc<Shared>, Slot), Error> {
         if leaves_no_time(options.deadline) {
             return Err(timed_out(options, Progress::Queued));
         }
@@ -225,7 +231,7 @@ impl Lasting {
         loop {
             let shared = self.connected(options).await?;
             match shared.connection.slot(options, &mut turn).await {
-                Ok(slot) => return shared.send_in(slot, call, options).await,
+                Ok(slot) => return Ok((shared, slot)),
                 // It was lost while this waited for a slot: nothing was sent.
                 Err(Error::Disconnected { .. }) => {}
                 Err(error) => return Err(error),
@@ -234,7 +240,7 @@ impl Lasting {
     }
 
     /// The connection, or the next one where it is lost now.
-    pub(super) async fn connected(&self, options: &CallOptions<'_>) -> Result<Arc<Shared>, Error> {
+    async fn connected(&self, options: &CallOptions<'_>) -> Result<Arc<Shared>, Error> {
         match self.now()? {
             Some(shared) => Ok(shared),
             None => Box::pin(self.wait(options)).await,

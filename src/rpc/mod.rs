@@ -230,15 +230,20 @@ impl Client {
         }
     }
 
-    /// Says that the session is open.
-    pub(crate) fn opened(&self) {
-        self.state().send_if_modified(|state| {
-            let is_opening = matches!(state, ConnectionState::Opening);
-            if is_opening {
-                *state = ConnectionState::Connected;
+    /// Says that the session is open, unless it has ended in this moment.
+    pub(crate) fn opened(&self) -> Result<(), Error> {
+        let mut ended = None;
+        self.state().send_if_modified(|state| match state {
+            ConnectionState::Closed { cause } => {
+                ended = Some(cause.clone());
+                false
             }
-            is_opening
+            state => {
+                *state = ConnectionState::Connected;
+                true
+            }
         });
+        ended.map_or(Ok(()), |cause| Err(Error::disconnected(cause, false)))
     }
 
     /// Where the user sees what the connection is doing.
@@ -329,15 +334,24 @@ impl Client {
         match &self.way {
             Way::Once(handle) => handle.shared.send(call, options).await,
             // Boxed, so that calls of other connections have no room for it.
-            Way::Lasting(handle) => Box::pin(handle.0.send(call, options)).await,
+            Way::Lasting(handle) => {
+                let send = async {
+                    let (shared, slot) = handle.0.admit(options).await?;
+                    shared.send_in(slot, call, options).await
+                };
+                Box::pin(send).await
+            }
         }
     }
 
-    /// The connection that there is now, or the next one.
-    async fn connected(&self, options: &CallOptions<'_>) -> Result<Arc<Shared>, Error> {
+    /// The connection that there is now, or the next one, and the right to have a call in flight there.
+    async fn admit(&self, options: &CallOptions<'_>) -> Result<(Arc<Shared>, Slot), Error> {
         match &self.way {
-            Way::Once(handle) => Ok(handle.shared.clone()),
-            Way::Lasting(handle) => handle.0.connected(options).await,
+            Way::Once(handle) => {
+                let slot = handle.shared.connection.slot(options, &mut None).await?;
+                Ok((handle.shared.clone(), slot))
+            }
+            Way::Lasting(handle) => handle.0.admit(options).await,
         }
     }
 

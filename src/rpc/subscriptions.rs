@@ -377,6 +377,13 @@ impl Fanout {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives every queue those that were held, which may have come before what is in it.
+    fn push_late(&self, events: &[Arrived]) {
+        for (_, queue) in self.lock().iter() {
+            queue.push_late(events.iter().cloned());
+        }
+    }
+
     fn push(&self, event: Arrived) {
         let queues = self.lock();
         if let Some(((_, last), others)) = queues.split_last() {
@@ -705,9 +712,8 @@ impl Subscriptions {
                         queue.lose(registry.held.lost);
                     }
                 }
-                for event in registry.held.take(&hook.key, callback_id) {
-                    target.fanout.push(event);
-                }
+                let held = registry.held.take(&hook.key, callback_id);
+                target.fanout.push_late(&held);
                 if target.fanout.is_empty() {
                     registry.deregister(shared, &hook.key, callback_id);
                 }

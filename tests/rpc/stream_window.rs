@@ -183,6 +183,30 @@ async fn a_forgotten_stream_is_given_up_when_another_is_waited_for() {
     assert!(forgotten.recv().await.unwrap_err().is_timeout());
 }
 
+/// Each look wakes the paused reader, which must not begin to count anew by it.
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_stream_is_given_up_also_where_the_other_is_looked_at_often() {
+    let (libvirt, mut daemon) = session(quiet()).await;
+    let (mut forgotten, call) = open::<Download>(&libvirt, &mut daemon, 0).await;
+    let (mut read, read_call) = open::<Console>(&libvirt, &mut daemon, 0).await;
+    let reading = tokio::spawn(async move {
+        let look = Duration::from_secs(1);
+        loop {
+            if let Ok(byte) = tokio::time::timeout(look, read.read_u8()).await {
+                return byte.unwrap();
+            }
+        }
+    });
+    settle().await;
+    let (sent, sending) = flood(daemon, call, FULL).await;
+    assert!(sent >= MOST_WAITING - FULL, "{sent}");
+    let sent = tokio::time::timeout(Duration::from_secs(40), sending).await;
+    let mut daemon = sent.expect("the reader goes on").unwrap();
+    daemon.send(data(&read_call, "x")).await;
+    assert_eq!(reading.await.unwrap(), b'x');
+    assert!(forgotten.recv().await.unwrap_err().is_timeout());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_slow_consumer_keeps_its_stream_while_a_call_waits() {
     let (libvirt, mut daemon) = session(Config::new().keepalive(None).call_timeout(None)).await;

@@ -1,5 +1,5 @@
 //! The way to QEMU while a monitor is in use: one session, or with `Config::reconnect` one after another. Imports connection,
-//! reconnect, monitor, transport, config, error, `dial`, `session` and `outlet`.
+//! inflight, reconnect, monitor, transport, config, error, `dial`, `session` and `outlet`.
 //!
 //! A task of its own watches over the session where the way is known. When that ends, it connects again. It alone says then
 //! what the monitor is doing, and ends the event streams when it ends itself.
@@ -13,8 +13,9 @@ use super::dial::Way;
 use super::outlet::{Outlet, Subscribers};
 use super::session::{Ids, Opening, Remains, Session, silent};
 use crate::config::{Backoff, Config};
-use crate::connection::{Deadline, Steps, sleep_until, spawn};
+use crate::connection::{CallOptions, Deadline, Steps, sleep_until, spawn};
 use crate::error::{EndCause, Error, Phase};
+use crate::inflight::Slot;
 use crate::monitor::SchemaCell;
 use crate::reconnect::{Retries, refuse};
 use crate::transport::Transport;
@@ -99,6 +100,22 @@ impl Line {
             Some(ready) => ready,
             // Boxed, for it is rare, and every command's future would have room for it.
             None => Box::pin(self.next_session(deadline)).await,
+        }
+    }
+
+    /// The present session, or the next one, and the right to have a command in flight there.
+    pub(super) async fn admit(
+        &self,
+        options: &CallOptions<'_>,
+    ) -> Result<(Arc<Session>, Slot), Error> {
+        loop {
+            let session = self.session(options.deadline).await?;
+            match session.slot(options).await {
+                Ok(slot) => return Ok((session, slot)),
+                // It was lost while this waited for others to end: nothing was sent.
+                Err(Error::Disconnected { .. }) if self.keeper.is_some() => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 

@@ -36,7 +36,7 @@ use dial::Way;
 use events::SocketEvents;
 use line::{Kept, Line};
 use outlet::Outlet;
-use session::{Ids, Session, call_deadline, silent};
+use session::{Ids, Session, call_deadline, call_options, silent};
 
 pub use address::{QmpAddress, QmpAddressError};
 pub use listen::QmpListener;
@@ -469,11 +469,12 @@ impl SocketMonitor {
             None => Box::pin(self.line_within(own)).await?,
         };
         let deadline = own.unwrap_or_else(|| call_deadline(&call, self.kept.config.call_timeout));
-        let session = line.session(deadline).await?;
+        let call_options = call_options(&call, deadline);
+        let (session, slot) = line.admit(&call_options).await?;
         if call.ahead && !session.oob() {
             refuse_oob(&command)?;
         }
-        let reply = session.call(call, deadline).await?;
+        let reply = session.call(slot, call, &call_options).await?;
         let reply = finish(reply, user_id, text)?;
         session.has_run(text);
         Ok(reply)

@@ -27,7 +27,7 @@ use crate::connection::{
     sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, Phase};
-use crate::inflight::{Found, Progress, Waiter};
+use crate::inflight::{Found, Progress, Slot, Waiter};
 use crate::qmp::{
     CommandError, FrameDecoder, FrameError, Greeting, Kind, MAX_MESSAGE, Message, RawCommand,
 };
@@ -183,20 +183,19 @@ impl Session {
         }
     }
 
+    /// Waits for the right to have a command in flight.
+    pub(super) async fn slot(&self, options: &CallOptions<'_>) -> Result<Slot, Error> {
+        self.closer.0.connection.slot(options, &mut None).await
+    }
+
     /// Sends a command and waits for its reply.
-    pub(super) async fn call(&self, call: Encoded, deadline: Deadline) -> Result<Bytes, Error> {
-        let options = CallOptions {
-            phase: Phase::Reply,
-            deadline,
-            limits: match &call {
-                // What goes out of band waits for nothing that is in it.
-                Encoded { ahead: true, .. } => Limits::None,
-                // QEMU has one place for a descriptor, and gives what is there to the next command that asks for one.
-                Encoded { files: Some(_), .. } => Limits::Whole,
-                _ => Limits::Connection,
-            },
-        };
-        self.closer.0.connection.send(call, &options).await
+    pub(super) async fn call(
+        &self,
+        slot: Slot,
+        call: Encoded,
+        options: &CallOptions<'_>,
+    ) -> Result<Bytes, Error> {
+        self.closer.0.connection.send_in(slot, call, options).await
     }
 
     /// Why it has ended, if it has.
@@ -214,6 +213,21 @@ impl Session {
         let connection = &self.closer.0.connection;
         connection.close();
         connection.closed().await;
+    }
+}
+
+/// How `call` is limited, which is to be answered by `deadline`.
+pub(super) fn call_options(call: &Encoded, deadline: Deadline) -> CallOptions<'static> {
+    CallOptions {
+        phase: Phase::Reply,
+        deadline,
+        limits: match call {
+            // What goes out of band waits for nothing that is in it.
+            Encoded { ahead: true, .. } => Limits::None,
+            // QEMU has one place for a descriptor, and gives what is there to the next command that asks for one.
+            Encoded { files: Some(_), .. } => Limits::Whole,
+            _ => Limits::Connection,
+        },
     }
 }
 

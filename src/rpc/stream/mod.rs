@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::{Client, Shared, finish};
 use crate::connection::{CallOptions, Encoded};
@@ -110,10 +110,10 @@ impl Client {
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<(Bytes, Stream), Error> {
-        let shared = self.connected(options).await?;
+        let (shared, slot) = self.admit(options).await?;
         let stream = Stream::new(self, shared.clone(), &call, name, options);
         call.announce = Some(Arc::new(Opening(stream.core.clone())));
-        let reply = shared.send(call, options).await?;
+        let reply = shared.send_in(slot, call, options).await?;
         Ok((finish(name, reply.status, reply.payload)?, stream))
     }
 }
@@ -123,11 +123,15 @@ impl Shared {
     /// that we live.
     pub(super) async fn wait_for_consumers(&self) {
         let calls = &self.connection.calls;
+        // However often it is woken meanwhile.
+        let mut look_up = None;
         while self.streams.must_pause(|| calls.pause()) {
+            let at = *look_up.get_or_insert_with(|| Instant::now() + LOOK_UP);
             tokio::select! {
                 () = self.streams.resumed() => {}
                 () = calls.resume.notified() => {}
-                () = tokio::time::sleep(LOOK_UP) => {
+                () = tokio::time::sleep_until(at) => {
+                    look_up = None;
                     self.show_life();
                     if let Some(abort) = self.streams.look_up(!calls.pause()) {
                         calls.submit_turn(abort);

@@ -89,6 +89,10 @@ impl Streams {
         let mut routes = self.lock();
         let core = routes.get(&serial)?;
         let mut state = core.lock();
+        // Another reply to a call that was answered says nothing of the stream.
+        if state.opened == Opened::Yes {
+            return None;
+        }
         if status != MessageStatus::OK {
             drop(state);
             routes.remove(&serial);

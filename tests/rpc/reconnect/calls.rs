@@ -1,6 +1,11 @@
 //! Calls that a loss meets, and those that are made before the next connection.
 
+use libvirt_qmp::StreamItem;
+use libvirt_qmp::protocol::remote::ConnectListAllDomainsRet;
+use libvirt_qmp::protocol::remote::procedure::ConnectListAllDomains;
+
 use super::*;
+use crate::streams::{Download, data, opening};
 
 #[tokio::test(start_paused = true)]
 async fn calls_in_flight_fail_and_are_not_made_again() {
@@ -28,6 +33,56 @@ async fn calls_in_flight_fail_and_are_not_made_again() {
     }
     assert!(daemon.sent_by_now().await.is_empty());
     libvirt.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_wait_for_others_to_end_are_made_on_the_next_connection() {
+    let (libvirt, mut host, mut daemon) = session_with(lasting().max_in_flight(2)).await;
+    let calls: Vec<_> = (0..6)
+        .map(|_| {
+            let libvirt = libvirt.clone();
+            tokio::spawn(async move { libvirt.domains().await })
+        })
+        .collect();
+    for _ in 0..2 {
+        daemon.expect::<ConnectListAllDomains>().await;
+    }
+    settle().await;
+    drop(daemon);
+    let mut daemon = host.reopened().await;
+    for _ in 0..4 {
+        let call = daemon.expect::<ConnectListAllDomains>().await;
+        let (domains, ret) = (Vec::new(), 0);
+        let reply = ConnectListAllDomainsRet { domains, ret };
+        daemon.reply::<ConnectListAllDomains>(&call, &reply).await;
+    }
+    let mut in_flight = 0;
+    for call in calls {
+        if let Err(error) = call.await.unwrap() {
+            assert!(ended(&error).1, "{error:?}");
+            in_flight += 1;
+        }
+    }
+    assert_eq!(in_flight, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_waits_to_be_opened_is_opened_on_the_next_connection() {
+    let (libvirt, mut host, mut daemon) = session_with(lasting().max_in_flight(1)).await;
+    let busy = libvirt.clone();
+    let in_flight = tokio::spawn(async move { busy.domains().await });
+    daemon.expect::<ConnectListAllDomains>().await;
+    let opening = opening::<Download>(&libvirt, 0);
+    settle().await;
+    drop(daemon);
+    assert!(ended(&in_flight.await.unwrap().unwrap_err()).1);
+    let mut daemon = host.reopened().await;
+    let call = daemon.expect::<Download>().await;
+    daemon.reply::<Download>(&call, &()).await;
+    let mut stream = opening.await.unwrap().unwrap();
+    daemon.send(data(&call.header, "x")).await;
+    let item = stream.recv().await.unwrap();
+    assert_eq!(item, Some(StreamItem::Data("x".into())));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! What is a loss, and what is tried after one.
 
+use std::task::Poll;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -164,4 +166,23 @@ async fn a_monitor_of_its_own_says_what_its_connection_does() {
     let monitor = LibvirtRpc::new(DOMAIN, conn);
     monitor.disconnect().await.unwrap();
     assert!(matches!(*monitor.closed().await, EndCause::UserClosed));
+}
+
+/// Nobody polls the opening while its last reply comes and the connection ends.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_lost_as_it_opens_is_not_given_out() {
+    for config in [lasting(), quiet()] {
+        let (mut host, connect) = Host::new();
+        let mut opening = pin!(Libvirt::open_with(connect, config));
+        let serving = tokio::spawn(async move { drop(host.reopened().await) });
+        let opened = loop {
+            if let Poll::Ready(opened) = mock::poll_once(opening.as_mut()).await {
+                break opened;
+            }
+            settle().await;
+        };
+        assert!(serving.is_finished());
+        let (cause, maybe_executed) = ended(&opened.err().expect("it has ended"));
+        assert!(matches!(*cause, EndCause::PeerClosed) && !maybe_executed);
+    }
 }

@@ -149,3 +149,21 @@ async fn a_reply_of_another_procedure_to_an_opening_ends_the_connection() {
         .await;
     assert!(opening.await.unwrap().unwrap_err().is_disconnected());
 }
+
+/// Against all rules; whoever reads must learn of the end all the same.
+#[tokio::test(start_paused = true)]
+async fn a_second_reply_does_not_cut_an_open_stream_off() {
+    for status in [MessageStatus::OK, MessageStatus::ERROR] {
+        let (libvirt, mut daemon) = session(quiet()).await;
+        let (mut stream, call) = open::<Download>(&libvirt, &mut daemon, 0).await;
+        let reply = packet(&call, MessageType::REPLY, status, encoded(&disk_full()));
+        daemon.send(reply).await;
+        daemon.send(data(&call, "x")).await;
+        drop(daemon);
+        let minute = std::time::Duration::from_secs(60);
+        let mut next = async || tokio::time::timeout(minute, stream.recv()).await.unwrap();
+        assert_eq!(next().await.unwrap(), Some(StreamItem::Data("x".into())));
+        let error = next().await.unwrap_err();
+        assert!(error.is_disconnected(), "{error:?}");
+    }
+}
