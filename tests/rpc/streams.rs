@@ -4,9 +4,11 @@ use std::io::ErrorKind;
 
 use bytes::Bytes;
 use libvirt_qmp::packet::{Header, MessageStatus, MessageType, Packet};
+use libvirt_qmp::protocol::remote::DomainMigratePrepareTunnel3ParamsRet;
+use libvirt_qmp::protocol::remote::procedure::DomainMigratePrepareTunnel3Params;
 use libvirt_qmp::protocol::rpc::MessageError;
 use libvirt_qmp::protocol::{Procedure, remote};
-use libvirt_qmp::{EndCause, Error, Libvirt, LibvirtError, Phase, Stream, StreamItem};
+use libvirt_qmp::{EndCause, Error, Libvirt, LibvirtError, Phase, Stream, StreamItem, TypedParam};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
@@ -208,6 +210,41 @@ async fn a_stream_that_is_refused_is_none() {
     let refused = opening.await.unwrap().unwrap_err();
     assert_eq!(refused.libvirt_code(), Some(50));
     daemon.send(data(&call.header, "late")).await;
+    expect_usable(&libvirt, &mut daemon).await;
+}
+
+/// The reply that opens it has something to say too, and the data follow on the same serial.
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_of_migration_takes_data_after_its_reply() {
+    let (libvirt, mut daemon) = session(quiet()).await;
+    let opening = tokio::spawn({
+        let libvirt = libvirt.clone();
+        async move {
+            let params = [TypedParam::new("bandwidth", 9_u64)];
+            libvirt
+                .domain_migrate_prepare_tunnel3_params(&params, b"from", Default::default())
+                .await
+        }
+    });
+    let call = daemon.expect::<DomainMigratePrepareTunnel3Params>().await;
+    assert_eq!(call.args.cookie_in, b"from");
+    let reply = DomainMigratePrepareTunnel3ParamsRet {
+        cookie_out: b"back".to_vec(),
+    };
+    daemon
+        .reply::<DomainMigratePrepareTunnel3Params>(&call, &reply)
+        .await;
+    let (cookie, mut stream) = opening.await.unwrap().unwrap();
+    assert_eq!(cookie, b"back");
+    let writing = tokio::spawn(async move {
+        stream.write_all(b"memory").await.unwrap();
+        stream.shutdown().await.unwrap();
+    });
+    for expected in [data(&call.header, &b"memory"[..]), ok(&call.header)] {
+        assert_eq!(daemon.packet().await.unwrap(), expected);
+    }
+    daemon.send(ok(&call.header)).await;
+    writing.await.unwrap();
     expect_usable(&libvirt, &mut daemon).await;
 }
 
