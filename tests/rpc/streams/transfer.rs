@@ -1,5 +1,9 @@
 //! Data both ways: its order, its packets and its holes.
 
+use libvirt_qmp::TypedParam;
+use libvirt_qmp::protocol::remote::DomainMigratePrepareTunnel3ParamsRet;
+use libvirt_qmp::protocol::remote::procedure::DomainMigratePrepareTunnel3Params;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -40,6 +44,41 @@ async fn data_may_come_before_the_reply_that_opens_the_stream() {
     let mut stream = opening.await.unwrap().unwrap();
     assert_eq!(stream.recv().await.unwrap(), item("early"));
     assert_eq!(stream.recv().await.unwrap(), None);
+}
+
+/// The reply that opens it has something to say too, and the data follow on the same serial.
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_of_migration_takes_data_after_its_reply() {
+    let (libvirt, mut daemon) = session(quiet()).await;
+    let opening = tokio::spawn({
+        let libvirt = libvirt.clone();
+        async move {
+            let params = [TypedParam::new("bandwidth", 9_u64)];
+            libvirt
+                .domain_migrate_prepare_tunnel3_params(&params, b"from", Default::default())
+                .await
+        }
+    });
+    let call = daemon.expect::<DomainMigratePrepareTunnel3Params>().await;
+    assert_eq!(call.args.cookie_in, b"from");
+    let reply = DomainMigratePrepareTunnel3ParamsRet {
+        cookie_out: b"back".to_vec(),
+    };
+    daemon
+        .reply::<DomainMigratePrepareTunnel3Params>(&call, &reply)
+        .await;
+    let (cookie, mut stream) = opening.await.unwrap().unwrap();
+    assert_eq!(cookie, b"back");
+    let writing = tokio::spawn(async move {
+        stream.write_all(b"memory").await.unwrap();
+        stream.shutdown().await.unwrap();
+    });
+    for expected in [data(&call.header, &b"memory"[..]), ok(&call.header)] {
+        assert_eq!(daemon.packet().await.unwrap(), expected);
+    }
+    daemon.send(ok(&call.header)).await;
+    writing.await.unwrap();
+    expect_usable(&libvirt, &mut daemon).await;
 }
 
 #[tokio::test(start_paused = true)]
