@@ -8,6 +8,7 @@ use libvirt_qmp::testing::Reply;
 use serde_json::json;
 
 use crate::program::*;
+use crate::pty::Pty;
 use crate::support::lab::{Lab, uuid_of};
 use crate::support::qemu::Qemu;
 use crate::support::scratch::Scratch;
@@ -106,6 +107,22 @@ async fn live_a_picture_of_the_guests_size() {
     let (width, height, _) = decoded(&std::fs::read(&file).unwrap());
     let size = size_by_ppm(&scratch.path("screen.ppm"), &["-C", &uri, "run"]).await;
     assert_eq!((width, height), size);
+
+    // A terminal that shows pictures gets it too, unless it is not wanted there; others get nothing.
+    let words = ["-C", &uri, "screendump", file.to_str().unwrap()];
+    for (terminal, quiet, is_shown) in [
+        ("xterm-kitty", &[][..], true),
+        ("xterm-kitty", &["--quiet"], false),
+        ("xterm", &[], false),
+    ] {
+        std::fs::remove_file(&file).unwrap();
+        let mut pty = Pty::qmp_on(terminal, &[&words, quiet].concat(), scratch.dir());
+        assert_eq!(pty.end(), 0, "{}", pty.screen());
+        let written = pty.raw();
+        assert_eq!(written.contains("\x1b_Ga=T,f=100,"), is_shown, "{written}");
+        assert_eq!(written.is_empty(), !is_shown, "{written}");
+        assert_eq!(decoded(&std::fs::read(&file).unwrap()).0, width);
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 
 use serde_json::{Value, json};
 
@@ -247,6 +248,9 @@ async fn a_log_has_everything_but_secrets() {
     let scratch = crate::Scratch::new();
     let path = scratch.path("log");
     let mut shell = Shell::start_on(qemu, &["-l", path.to_str().unwrap(), "-v"]);
+    let socket = shell.scratch.path("qmp");
+    let inode = || std::fs::symlink_metadata(&socket).unwrap().ino();
+    let before = inode();
     shell
         .pty
         .enter("set_password protocol=vnc password=hunter2");
@@ -258,6 +262,8 @@ async fn a_log_has_everything_but_secrets() {
     shell.pty.wait_for_line("qmp> ");
     shell.pty.send(CTRL_D);
     assert_eq!(shell.pty.end(), 0);
+    // The log is no reason to touch QEMU's socket.
+    assert_eq!(inode(), before);
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(!text.contains("hunter2"), "{text}");
     let lines: Vec<Value> = text.lines().map(|line| line.parse().unwrap()).collect();

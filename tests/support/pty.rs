@@ -60,6 +60,9 @@ impl Pty {
             .env_remove("LIBVIRT_DEFAULT_URI")
             .env_remove("QMP_SOCKET")
             .env_remove("NO_COLOR")
+            .env_remove("TERM_PROGRAM")
+            .env_remove("TMUX")
+            .env_remove("STY")
             .env("HOME", home)
             .env("XDG_STATE_HOME", home.join("state"))
             .env("TERM", kind);

@@ -1,14 +1,13 @@
 //! What can stand at the cursor of a line of QMP, by the schema: commands, arguments, values; and what is still missing.
-//! Imports `line` and `live`'s kinds of names.
+//! Imports `given`, `place` and `live`'s kinds of names.
 
 use libvirt_qmp::Schema;
 use libvirt_qmp::schema::{Builtin, Member, ObjectType, Type, TypeKind};
 
-use super::line::{after_transaction, words};
+use super::given::{Given, at, data_of_action, members, object_in};
 use super::live::Names;
+use super::place::Place;
 
-/// Levels of objects in a key, and of tags in an object, that are followed.
-const MAX_LEVELS: usize = 16;
 /// Characters of a type beside the name of an argument.
 const SHOWN_TYPE: usize = 24;
 /// What the shell itself understands.
@@ -49,62 +48,6 @@ impl Candidate {
             shown: text.clone(),
             text,
         }
-    }
-}
-
-/// What is before the cursor, as far as it matters.
-struct Place<'t> {
-    /// The words of the command, up to the cursor's.
-    done: Vec<&'t str>,
-    current: &'t str,
-    start: usize,
-    in_transaction: bool,
-}
-
-impl<'t> Place<'t> {
-    /// `None` where nothing can be said: in JSON and in open quotes.
-    fn new(text: &'t str) -> Option<Self> {
-        if text.trim_start().starts_with('{') {
-            return None;
-        }
-        let rest = after_transaction(text);
-        let offset = text.len() - rest.unwrap_or(text).len();
-        let mut place = Place {
-            done: Vec::new(),
-            current: "",
-            start: text.len(),
-            in_transaction: rest.is_some(),
-        };
-        let mut end_of_last = offset;
-        for word in words(&text[offset..]) {
-            let (start, end) = (word.start + offset, word.end + offset);
-            if place.in_transaction && text[end_of_last..start].contains('\n') {
-                place.done.clear();
-            }
-            end_of_last = end;
-            if end < text.len() {
-                place.done.push(&text[start..end]);
-            } else if word.open.is_some() {
-                return None;
-            } else {
-                (place.current, place.start) = (&text[start..end], start);
-            }
-        }
-        if place.in_transaction && text[end_of_last..].contains('\n') {
-            place.done.clear();
-        }
-        Some(place)
-    }
-
-    /// The command that is typed, and its arguments so far. A command is not yet one while the cursor is in it.
-    fn command(&self) -> Option<(&'t str, &[&'t str])> {
-        let words = match self.done.first().copied() {
-            Some("!oob") => self.done.get(1..)?,
-            Some("!fd") => self.done.get(2..)?,
-            _ => &self.done[..],
-        };
-        let (name, arguments) = words.split_first()?;
-        Some((name, arguments))
     }
 }
 
@@ -202,100 +145,6 @@ fn arguments_of<'s>(place: &Place<'_>, name: &str, schema: &'s Schema) -> Option
         return object_in(schema.command(name)?.argument_type());
     }
     object_in(data_of_action(name, schema)?)
-}
-
-/// The type of the data of an action of a transaction.
-pub(super) fn data_of_action<'s>(name: &str, schema: &'s Schema) -> Option<Type<'s>> {
-    let actions = schema.command("transaction")?.argument("actions")?;
-    let TypeKind::Array(action) = actions.ty().kind() else {
-        return None;
-    };
-    let variant = object_in(action)?.variant(name)?;
-    Some(object_in(variant.ty())?.member("data")?.ty())
-}
-
-/// The object that a value of this type is, or may be.
-pub(super) fn object_in(ty: Type<'_>) -> Option<ObjectType<'_>> {
-    match ty.kind() {
-        TypeKind::Object(object) => Some(object),
-        TypeKind::Alternate(types) => types.types().find_map(|ty| match ty.kind() {
-            TypeKind::Object(object) => Some(object),
-            _ => None,
-        }),
-        _ => None,
-    }
-}
-
-/// The arguments that are there already.
-pub(super) struct Given<'t> {
-    /// The command or action.
-    pub(super) command: &'t str,
-    arguments: Vec<(&'t str, &'t str)>,
-}
-
-impl<'t> Given<'t> {
-    pub(super) fn new(command: &'t str, arguments: &[&'t str]) -> Self {
-        let pairs = arguments.iter().filter_map(|word| word.split_once('='));
-        Given {
-            command,
-            arguments: pairs
-                .map(|(key, value)| (key.trim_end_matches(':'), value))
-                .collect(),
-        }
-    }
-
-    /// The value of this key, without quotes.
-    pub(super) fn value(&self, key: &str) -> Option<String> {
-        let found = self.arguments.iter().find(|(given, _)| *given == key)?;
-        Some(found.1.trim_matches(['"', '\'']).to_owned())
-    }
-
-    /// Whether the key has a value, or one of its members has.
-    fn has(&self, key: &str) -> bool {
-        self.arguments.iter().any(|(given, _)| {
-            given
-                .strip_prefix(key)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
-    }
-}
-
-/// The members of an object at `prefix`, those included that depend on tags which have a value.
-pub(super) fn members<'s>(
-    object: ObjectType<'s>,
-    prefix: &str,
-    given: &Given<'_>,
-) -> Vec<Member<'s>> {
-    let mut all = Vec::new();
-    let mut next = Some(object);
-    for _ in 0..MAX_LEVELS {
-        let Some(object) = next else { break };
-        all.extend(object.members());
-        next = object
-            .tag()
-            .and_then(|tag| given.value(&format!("{prefix}{}", tag.name())))
-            .and_then(|value| object.variant(&value))
-            .and_then(|variant| object_in(variant.ty()));
-    }
-    all
-}
-
-/// The object that `prefix`, which is empty or ends with a dot, leads to.
-fn at<'s>(object: ObjectType<'s>, prefix: &str, given: &Given<'_>) -> Option<ObjectType<'s>> {
-    let mut object = object;
-    let mut done = 0;
-    for (levels, (dot, _)) in prefix.match_indices('.').enumerate() {
-        let name = &prefix[done..dot];
-        let found = members(object, &prefix[..done], given)
-            .into_iter()
-            .find(|member| member.name() == name)?;
-        object = object_in(found.ty())?;
-        done = dot + 1;
-        if levels >= MAX_LEVELS {
-            return None;
-        }
-    }
-    Some(object)
 }
 
 fn of_arguments(

@@ -1,11 +1,11 @@
-//! What `help` says: of the shell itself, and of a command or an event by the schema. Imports `complete`.
+//! What `help` says: of the shell itself, and of a command or an event by the schema. Imports `given`.
 
 use std::fmt::Write;
 
 use libvirt_qmp::Schema;
 use libvirt_qmp::schema::{CommandInfo, EventInfo, Features, Member, TypeKind};
 
-use super::complete::{Given, members, object_in};
+use super::given::{Given, members, object_in};
 
 pub(super) const QMP: &str = "\
 COMMAND [KEY=VALUE]...   run a QMP command; file.driver=raw is {\"file\": {\"driver\": \"raw\"}}

@@ -1,5 +1,5 @@
 //! Names of what is in the running QEMU, for completion: asked for when they are wanted, and waited for only a moment.
-//! Imports `complete`'s `Given` and `hmp`.
+//! Imports `given` and `hmp`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -9,7 +9,7 @@ use libvirt_qmp::{Command, Monitor, MonitorExt, Schema};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use super::complete::Given;
+use super::given::Given;
 use super::hmp;
 
 /// How long the user is kept waiting for names.

@@ -1,17 +1,19 @@
 //! `qmp shell`: a monitor to type at. Takes part of the program's modules as the commands do.
 //!
-//! Bottom first: `secret` knows what must not be kept, `line` and `hmp` read lines, `complete` and `help` go by the schema, `live`
-//! asks the running QEMU, `history`, `screen` and `log` are where lines and answers go, `editor` is the thread that reads
+//! Bottom first: `secret` knows what must not be kept, `line` and `hmp` read lines, `place` knows where in one the cursor is, `given`
+//! what its command takes, `complete` and `help` go by the schema, `live` asks the running QEMU, `history`, `screen` and `log` are where lines and answers go, `editor` is the thread that reads
 //! lines, and `session` runs them.
 
 mod complete;
 mod editor;
+mod given;
 mod help;
 mod history;
 mod hmp;
 mod line;
 mod live;
 mod log;
+mod place;
 mod screen;
 mod secret;
 mod session;

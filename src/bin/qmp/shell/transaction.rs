@@ -1,9 +1,9 @@
-//! A transaction out of the words of its lines. Imports `line` and `complete`.
+//! A transaction out of the words of its lines. Imports `line` and `given`.
 
 use libvirt_qmp::schema::Type;
 use libvirt_qmp::{CommandError, Error, Schema, Transaction};
 
-use super::complete::data_of_action;
+use super::given::data_of_action;
 use super::line::Actions;
 use crate::failure::Failure;
 use crate::typed;
