@@ -116,6 +116,28 @@ pub(crate) enum Item<T = Bytes> {
     Failed(Error),
 }
 
+/// An item as the reader of a stream is told it.
+pub(crate) enum Told<T> {
+    Event(T),
+    /// The stream goes on after this.
+    Error(Error),
+    /// Nothing follows, for this reason; for none where the user ended the connection.
+    End(Option<Error>),
+}
+
+impl<T> Item<T> {
+    pub(crate) fn told(self) -> Told<T> {
+        match self {
+            Item::Event(event) => Told::Event(event),
+            Item::Lost(number) => Told::Error(Error::EventsLost(number)),
+            Item::Gap(cause) => Told::Error(Error::Gap { cause }),
+            Item::Failed(error) => Told::End(Some(error)),
+            Item::Ended(cause) if matches!(*cause, EndCause::UserClosed) => Told::End(None),
+            Item::Ended(cause) => Told::End(Some(Error::disconnected(cause, false))),
+        }
+    }
+}
+
 /// Shared by the connection task, which pushes, and the stream, which takes.
 pub(crate) struct EventQueue<T = Bytes> {
     options: QueueOptions<T>,

@@ -815,13 +815,20 @@ impl Registry {
     }
 
     /// Where an event goes for which there is no route.
-    fn without_route(&self, header: Header, id: Option<i32>) -> Vec<Arc<Fanout>> {
+    fn without_route(&mut self, header: Header, id: Option<i32>) -> Vec<Arc<Fanout>> {
         let (program, procedure) = (header.program, header.procedure);
         let ours = self
             .targets
-            .iter()
+            .iter_mut()
             .filter(|(key, target)| target.takes_without_route(key, program, procedure, id));
-        ours.map(|(_, target)| target.fanout.clone()).collect()
+        ours.map(|(_, target)| {
+            // Where it comes before the reply, another loss before that is another gap.
+            if let Some(lost) = &mut target.lost {
+                lost.told = false;
+            }
+            target.fanout.clone()
+        })
+        .collect()
     }
 
     /// The connection has been lost: what was registered there waits for the next one.
@@ -842,6 +849,8 @@ impl Registry {
                     subscribers,
                     told: false,
                 });
+            } else if let Some(lost) = target.lost.as_mut().filter(|lost| !lost.told) {
+                lost.cause = cause.clone();
             }
         }
         // The daemon has forgotten what was on its way out, and nobody is left of what nobody wants.

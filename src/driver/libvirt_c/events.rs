@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_core::Stream;
@@ -11,9 +11,9 @@ use serde_json::value::RawValue;
 use super::callbacks::RawEvent;
 use super::connection::{Connection, Session, Shared};
 use super::lane::Jobs;
-use crate::error::{EndCause, Error};
+use crate::error::Error;
 use crate::qmp::{Event, Timestamp};
-use crate::queue::{EventQueue, Item, QueueOptions, Queued, Taken};
+use crate::queue::{EventQueue, QueueOptions, Queued, Taken, Told};
 
 /// What libvirt calls the events by, in errors.
 const WHAT: &str = "virConnectDomainQemuMonitorEventCallback";
@@ -102,24 +102,13 @@ impl Stream for Events {
         let Some((subscription, _)) = &this.source else {
             return Poll::Ready(None);
         };
-        let item = match subscription.queue.poll_next(&mut this.taken, cx) {
-            Poll::Ready(item) => item,
-            Poll::Pending => return Poll::Pending,
-        };
-        Poll::Ready(match item {
-            Item::Event(arrival) => Some(arrival),
-            Item::Lost(number) => Some(Err(Error::EventsLost(number))),
-            Item::Gap(cause) => Some(Err(Error::Gap { cause })),
-            Item::Failed(error) => {
+        let item = ready!(subscription.queue.poll_next(&mut this.taken, cx));
+        Poll::Ready(match item.told() {
+            Told::Event(arrival) => Some(arrival),
+            Told::Error(error) => Some(Err(error)),
+            Told::End(last) => {
                 this.source = None;
-                Some(Err(error))
-            }
-            Item::Ended(cause) => {
-                this.source = None;
-                match *cause {
-                    EndCause::UserClosed => None,
-                    _ => Some(Err(Error::disconnected(cause, false))),
-                }
+                last.map(Err)
             }
         })
     }

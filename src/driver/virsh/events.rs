@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use memchr::memmem;
@@ -27,7 +27,7 @@ use crate::connection::{
 use crate::error::{EndCause, Error, Phase};
 use crate::inflight::Progress;
 use crate::qmp::{Event, EventDomain, EventFilter, Timestamp};
-use crate::queue::{EventQueue, Item, QueueOptions, Queued, Taken};
+use crate::queue::{EventQueue, QueueOptions, Queued, Taken, Told};
 
 /// What the log of libvirt's client has of the reply to `QEMU_PROC_CONNECT_DOMAIN_MONITOR_EVENT_REGISTER` (4 of program
 /// 0x20008087): a reply (type 1) and no error (status 0).
@@ -397,27 +397,17 @@ impl Stream for VirshEvents {
         if this.source.is_none() {
             return Poll::Ready(None);
         }
-        let item = match this.queue.poll_next(&mut this.taken, cx) {
-            Poll::Ready(item) => item,
-            Poll::Pending => return Poll::Pending,
-        };
-        Poll::Ready(match item {
-            Item::Event(Entry::Event(event)) => Some(Ok(event)),
-            Item::Event(Entry::Broken(reason)) => Some(Err(Error::json("event", reason))),
-            Item::Lost(number) => Some(Err(Error::EventsLost(number))),
-            Item::Gap(cause) => Some(Err(Error::Gap { cause })),
-            Item::Failed(error) => {
-                this.leave();
-                Some(Err(error))
-            }
-            Item::Ended(cause) => {
-                this.leave();
-                match *cause {
-                    EndCause::UserClosed => None,
-                    _ => Some(Err(Error::disconnected(cause, false))),
+        Poll::Ready(
+            match ready!(this.queue.poll_next(&mut this.taken, cx)).told() {
+                Told::Event(Entry::Event(event)) => Some(Ok(event)),
+                Told::Event(Entry::Broken(reason)) => Some(Err(Error::json("event", reason))),
+                Told::Error(error) => Some(Err(error)),
+                Told::End(last) => {
+                    this.leave();
+                    last.map(Err)
                 }
-            }
-        })
+            },
+        )
     }
 }
 

@@ -20,10 +20,6 @@ mod names;
 mod objects;
 mod stream;
 
-use std::sync::Arc;
-
-use crate::error::{EndCause, Error};
-
 pub use domain::DomainEvent;
 pub use family::{Domains, EventFamily, Networks, NodeDevices, OtherEvent, Secrets, StoragePools};
 pub use filter::{
@@ -36,11 +32,3 @@ pub use objects::{NetworkEvent, NodeDeviceEvent, SecretEvent, StoragePoolEvent};
 pub use stream::{
     DomainEvents, NetworkEvents, NodeDeviceEvents, ObjectEvents, SecretEvents, StoragePoolEvents,
 };
-
-/// The last item of a stream whose connection has ended: an error that says why, unless its user ended it.
-fn ended<T>(cause: Arc<EndCause>) -> Option<Result<T, Error>> {
-    match *cause {
-        EndCause::UserClosed => None,
-        _ => Some(Err(Error::disconnected(cause, false))),
-    }
-}

@@ -5,13 +5,12 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_core::Stream;
 use serde_json::value::RawValue;
 
-use super::ended;
 use crate::connection::deadline;
 use crate::error::Error;
 use crate::libvirt::Libvirt;
@@ -26,7 +25,7 @@ use crate::protocol::qemu::{
     ConnectDomainMonitorEventRegisterRet,
 };
 use crate::qmp::{Event, EventDomain, EventFilter, Timestamp};
-use crate::queue::{EventQueue, Item, Overflow, QueueOptions};
+use crate::queue::{EventQueue, Overflow, QueueOptions, Told};
 use crate::rpc::{Arrived, ArrivedQueue, EventKind, Messages, Registration, Subscription};
 use crate::xdr;
 
@@ -245,21 +244,12 @@ impl Stream for MonitorEvents {
         let Some(subscription) = &mut self.subscription else {
             return Poll::Ready(None);
         };
-        let item = match subscription.poll_next(cx) {
-            Poll::Ready(item) => item,
-            Poll::Pending => return Poll::Pending,
-        };
-        Poll::Ready(match item {
-            Item::Event(event) => Some(self.decode(event.payload)),
-            Item::Lost(number) => Some(Err(Error::EventsLost(number))),
-            Item::Gap(cause) => Some(Err(Error::Gap { cause })),
-            Item::Failed(error) => {
+        Poll::Ready(match ready!(subscription.poll_next(cx)).told() {
+            Told::Event(event) => Some(self.decode(event.payload)),
+            Told::Error(error) => Some(Err(error)),
+            Told::End(last) => {
                 self.subscription = None;
-                Some(Err(error))
-            }
-            Item::Ended(cause) => {
-                self.subscription = None;
-                ended(cause)
+                last.map(Err)
             }
         })
     }

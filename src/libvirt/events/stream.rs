@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use futures_core::Stream;
 use tracing::debug;
 
-use super::ended;
 use super::family::{
     self, Domains, EventFamily, Networks, NodeDevices, Secrets, StoragePools, Wanted,
 };
@@ -22,7 +21,7 @@ use super::monitor::string;
 use crate::connection::{Deadline, deadline};
 use crate::error::{Error, LibvirtError, Phase};
 use crate::libvirt::Libvirt;
-use crate::queue::{EventQueue, Item, QueueOptions};
+use crate::queue::{EventQueue, QueueOptions, Told};
 use crate::rpc::{Arrived, Subscription};
 
 /// `VIR_DRV_FEATURE_REMOTE_EVENT_CALLBACK`: registrations have callback ids, and may be of one domain.
@@ -64,17 +63,12 @@ impl<F: EventFamily> Stream for ObjectEvents<F> {
         let Some(subscription) = self.subscriptions.first_mut() else {
             return Poll::Ready(None);
         };
-        Poll::Ready(match ready!(subscription.poll_next(cx)) {
-            Item::Event(event) => Some(family::decode::<F>(event)),
-            Item::Lost(number) => Some(Err(Error::EventsLost(number))),
-            Item::Gap(cause) => Some(Err(Error::Gap { cause })),
-            Item::Failed(error) => {
+        Poll::Ready(match ready!(subscription.poll_next(cx)).told() {
+            Told::Event(event) => Some(family::decode::<F>(event)),
+            Told::Error(error) => Some(Err(error)),
+            Told::End(last) => {
                 self.subscriptions.clear();
-                Some(Err(error))
-            }
-            Item::Ended(cause) => {
-                self.subscriptions.clear();
-                ended(cause)
+                last.map(Err)
             }
         })
     }

@@ -103,3 +103,23 @@ async fn an_old_daemon_is_asked_again_in_the_old_way_after_a_loss() {
     assert_eq!(change(&after_gap(&mut events).await).0, "early");
     is_idle(&mut events).await;
 }
+
+/// It sends events from the moment of the registration: what comes after them may be missing too.
+#[tokio::test(start_paused = true)]
+async fn an_old_daemon_that_is_lost_before_it_answers_has_its_own_gap() {
+    let (libvirt, mut host, mut daemon) = session_with(lasting()).await;
+    let subscribing = subscribe(&libvirt, only([DomainEventId::LIFECYCLE]));
+    daemon.feature(CALLBACK_IDS, false).await;
+    let call = daemon.expect::<RegisterPlain>().await;
+    daemon.reply::<RegisterPlain>(&call, &()).await;
+    let mut events = subscribing.await.unwrap().unwrap();
+    for name in ["first", "second"] {
+        drop(daemon);
+        daemon = host.reopened().await;
+        daemon.expect::<RegisterPlain>().await;
+        let event = message::<DomainEventLifecycle>(&lifecycle(name, 5, 0));
+        daemon.send(event).await;
+        assert_eq!(change(&after_gap(&mut events).await).0, name);
+        is_idle(&mut events).await;
+    }
+}

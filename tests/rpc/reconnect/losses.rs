@@ -182,7 +182,7 @@ async fn a_session_that_is_lost_as_it_opens_is_not_given_out() {
             settle().await;
         };
         assert!(serving.is_finished());
-        let (cause, maybe_executed) = ended(&opened.err().expect("it has ended"));
+        let (cause, maybe_executed) = ended(&opened.expect_err("it has ended"));
         assert!(matches!(*cause, EndCause::PeerClosed) && !maybe_executed);
     }
 }
