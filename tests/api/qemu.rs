@@ -195,6 +195,8 @@ async fn volumes(peer: &mut Peer<'_>, pool: &StoragePool) {
     let mut read = Vec::new();
     download.read_to_end(&mut read).await.unwrap();
     assert_eq!(read, data);
+    // As much is wiped as the daemon knows of, and it looks at the volume some time after an upload.
+    ask!(peer, storage_pool_refresh, pool);
     ask!(peer, storage_vol_wipe, &vol);
     assert!(std::fs::read(&path).unwrap().iter().all(|byte| *byte == 0));
     ask!(peer, storage_vol_delete, &vol, Default::default());
