@@ -25,6 +25,7 @@ async fn lines_are_for_the_human_monitor() {
     shell.pty.enter("   ");
     shell.pty.enter("frobnicate");
     shell.pty.wait_for("unknown command: 'frobnicate'");
+    shell.pty.wait_for_line("qmp (hmp)> ");
     shell.pty.send(UP);
     shell.pty.wait_for_line("qmp (hmp)> frobnicate");
     shell.pty.send("\x15");
