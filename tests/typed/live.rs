@@ -293,6 +293,9 @@ async fn devices_and_media() {
     let gone = gone.await;
     assert_eq!(gone.device.as_deref(), Some("nic0"));
     assert_eq!(gone.path, "/machine/peripheral/nic0");
+    // The reset goes on behind that, and closes trays.
+    let reset = |event| matches!(event, TypedEvent::Reset(_)).then_some(());
+    until(&mut events, reset).await;
     monitor.call(NetdevDel::new("net0")).await.unwrap();
 
     let tray = |event| match event {
