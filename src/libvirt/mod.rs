@@ -26,9 +26,7 @@ use crate::connection::{CallOptions, Deadline, Limits, Steps, deadline};
 use crate::error::{EndCause, Error, Phase};
 use crate::objects::Domain;
 use crate::protocol::constants::ConnectListAllDomainsFlags;
-use crate::protocol::remote::procedure::{
-    ConnectClose, ConnectGetLibVersion, ConnectGetType, ConnectGetVersion,
-};
+use crate::protocol::remote::procedure::ConnectClose;
 use crate::qmp::Version;
 use crate::reconnect::ConnectionState;
 use crate::rpc::Client;
@@ -128,11 +126,9 @@ impl Libvirt {
     /// The daemon's hypervisor by name, its version, and the daemon's own (`REMOTE_PROC_CONNECT_GET_TYPE`, `…_GET_VERSION`,
     /// `…_GET_LIB_VERSION`).
     pub(crate) async fn versions(&self) -> Result<(String, Version, Version), Error> {
-        let options = || self.options(Phase::Reply, Limits::Connection);
-        let client = &self.client;
-        let kind = client.call::<ConnectGetType>(&(), options()).await?;
-        let hypervisor = client.call::<ConnectGetVersion>(&(), options()).await?;
-        let library = client.call::<ConnectGetLibVersion>(&(), options()).await?;
+        let kind = self.connect_get_type().await?;
+        let hypervisor = self.connect_get_version().await?;
+        let library = self.connect_get_lib_version().await?;
         // major * 1000000 + minor * 1000 + release
         let version =
             |number: u64| Version::new(number / 1_000_000, number / 1000 % 1000, number % 1000);

@@ -313,13 +313,9 @@ impl Client {
         options: &CallOptions<'_>,
     ) -> Result<(Bytes, Vec<OwnedFd>), Error> {
         // Also where none go with the call: it is what has the connection keep those of the reply.
-        call.files.get_or_insert_with(|| {
-            Box::new(Files {
-                files: Vec::new(),
-                ride: Ride::After,
-            })
-        });
-        let reply = self.reply(call, options).await?;
+        call.files
+            .get_or_insert_with(|| Files::new(Vec::new(), Ride::After));
+        let reply = self.reply(call, name, options).await?;
         let payload = finish(name, reply.status, reply.payload)?;
         match (reply.announced, reply.files.len()) {
             (announced, came) if announced != came => {
@@ -473,10 +469,7 @@ pub(crate) fn encode_with_files<P: Procedure>(
 ) -> Result<Encoded, Error> {
     let count = u32::try_from(files.len()).unwrap_or(u32::MAX);
     let mut call = encode_as::<P>(MessageType::CALL_WITH_FDS, &count.to_be_bytes(), args)?;
-    call.files = Some(Box::new(Files {
-        files,
-        ride: Ride::After,
-    }));
+    call.files = Some(Files::new(files, Ride::After));
     Ok(call)
 }
 
