@@ -132,11 +132,7 @@ impl Libvirt {
         // major * 1000000 + minor * 1000 + release
         let version =
             |number: u64| Version::new(number / 1_000_000, number / 1000 % 1000, number % 1000);
-        Ok((
-            kind.r#type,
-            version(hypervisor.hv_ver),
-            version(library.lib_ver),
-        ))
+        Ok((kind, version(hypervisor), version(library)))
     }
 
     /// Whether file descriptors can go along with a call: over a unix socket alone.
@@ -156,20 +152,8 @@ impl Libvirt {
     ///
     /// Dropping the future leaves the connection open or closed; calling again finishes it.
     pub async fn close(&self) -> Result<(), Error> {
-        if self.client.ended().is_none() {
-            let options = CallOptions {
-                phase: Phase::Reply,
-                deadline: deadline(self.config.close_within(CLOSE_TIMEOUT)),
-                limits: Limits::None,
-            };
-            if self.client.leave() {
-                // The daemon closes right after its answer, and over a helper process not even that may arrive: the end of
-                // the connection is an answer too.
-                let _ = self.client.call::<ConnectClose>(&(), options).await;
-            }
-            self.client.close();
-            self.client.closed().await;
-        }
+        let timeout = self.config.close_within(CLOSE_TIMEOUT);
+        self.client.say_goodbye::<ConnectClose>(timeout).await;
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
@@ -23,7 +24,7 @@ use xdr_codec::{Pack, Unpack};
 
 use crate::config::Config;
 use crate::connection::{
-    CallOptions, Connection, Deadline, Encoded, Limits, sleep_until, spawn, timed_out,
+    CallOptions, Connection, Deadline, Encoded, Limits, deadline, sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, LibvirtError, Phase};
 use crate::inflight::{Files, Progress, Ride, Slot};
@@ -394,7 +395,7 @@ impl Client {
 
     /// Says that the user is closing the connection: however it ends now, the cause is `UserClosed`. Says whether there is
     /// anybody to be told.
-    pub(crate) fn leave(&self) -> bool {
+    fn leave(&self) -> bool {
         match &self.way {
             Way::Once(handle) => {
                 handle.shared.connection.leave();
@@ -408,11 +409,31 @@ impl Client {
     }
 
     /// Ends the connection: every waiter fails with `UserClosed`, and the socket closes. Does not wait.
-    pub(crate) fn close(&self) {
+    fn close(&self) {
         match &self.way {
             Way::Once(handle) => handle.shared.connection.close(),
             Way::Lasting(handle) => handle.0.close(),
         }
+    }
+
+    /// Tells the daemon by `P` that the session ends, for which it has `timeout`; then ends the connection, and waits until
+    /// the socket is closed. Whoever still waits fails with `UserClosed`.
+    pub(crate) async fn say_goodbye<P: Procedure<Args = ()>>(&self, timeout: Option<Duration>) {
+        if self.ended().is_some() {
+            return;
+        }
+        let options = CallOptions {
+            phase: Phase::Reply,
+            deadline: deadline(timeout),
+            limits: Limits::None,
+        };
+        if self.leave() {
+            // The daemon closes right after its answer, and over a helper process not even that may arrive: the end of
+            // the connection is an answer too.
+            let _ = self.call::<P>(&(), options).await;
+        }
+        self.close();
+        self.closed().await;
     }
 
     /// Waits until the connection has ended for good and the socket is closed.
