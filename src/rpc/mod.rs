@@ -302,7 +302,7 @@ impl Client {
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<Bytes, Error> {
-        let reply = self.reply(call, options).await?;
+        let reply = self.reply(call, name, options).await?;
         finish(name, reply.status, reply.payload)
     }
 
@@ -327,7 +327,13 @@ impl Client {
         }
     }
 
-    async fn reply(&self, call: Encoded, options: &CallOptions<'_>) -> Result<Reply, Error> {
+    async fn reply(
+        &self,
+        call: Encoded,
+        name: &'static str,
+        options: &CallOptions<'_>,
+    ) -> Result<Reply, Error> {
+        trace_call(name);
         match &self.way {
             Way::Once(handle) => handle.shared.send(call, options).await,
             // Boxed, so that calls of other connections have no room for it.
@@ -556,13 +562,18 @@ pub(crate) fn encode_raw(
     seal(&spec, MessageType::CALL, bytes)
 }
 
+/// Says which procedure is called, for what is traced of its packets has only its number.
+fn trace_call(name: &'static str) {
+    trace!(target: "libvirt_qmp::rpc", procedure = name, "calling");
+}
+
 /// Puts the serial into an encoded call: the sixth word. The call leaves now, so this is where it is traced.
 fn stamp(bytes: &mut [u8], serial: u32) {
     if let Some(word) = bytes.get_mut(20..24) {
         word.copy_from_slice(&serial.to_be_bytes());
     }
     if let Some(prefix) = bytes.first_chunk() {
-        trace!(target: "libvirt_qmp::rpc", header = %Header::read(prefix), bytes = bytes.len() - PREFIX, "sending");
+        trace!(target: "libvirt_qmp::rpc", header = %Header::read(prefix).numbered(), bytes = bytes.len() - PREFIX, "sending");
     }
 }
 
