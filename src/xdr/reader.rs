@@ -2,6 +2,7 @@
 //! nothing for ever, and hands out strings and opaque data as slices of the packet. Imports its own errors only.
 
 use std::io;
+use std::ops::Range;
 
 use super::{DecodeError, DecodeFault, FieldPath, padding};
 use bytes::Bytes;
@@ -53,9 +54,15 @@ impl Reader {
     /// # Errors
     ///
     /// Those of [`Reader::string`].
+    #[inline]
     pub fn text(&mut self, max: usize) -> xdr_codec::Result<(String, usize)> {
-        let (text, read) = self.string(max)?;
-        Ok((text.into(), read))
+        let (range, read) = self.opaque_range(max)?;
+        match str::from_utf8(&self.bytes[range]) {
+            Ok(text) => Ok((text.to_owned(), read)),
+            Err(error) => Err(self.fail(DecodeFault::NotUtf8 {
+                valid_up_to: error.valid_up_to(),
+            })),
+        }
     }
 
     /// `opaque<max>`, copied out of the packet.
@@ -64,8 +71,8 @@ impl Reader {
     ///
     /// Those of [`Reader::opaque`].
     pub fn bytes(&mut self, max: usize) -> xdr_codec::Result<(Vec<u8>, usize)> {
-        let (bytes, read) = self.opaque(max)?;
-        Ok((bytes.into(), read))
+        let (range, read) = self.opaque_range(max)?;
+        Ok((self.bytes[range].to_vec(), read))
     }
 
     /// `unsigned hyper` that holds no more than 32 bits: flags that were given room to grow.
@@ -91,13 +98,8 @@ impl Reader {
     /// Over `max` bytes, or cut short.
     #[inline]
     pub fn opaque(&mut self, max: usize) -> xdr_codec::Result<(Bytes, usize)> {
-        let (length, word) = self.count(max, 1)?;
-        let start = self.position;
-        self.advance(length)?;
-        Ok((
-            self.bytes.slice(start..start + length),
-            word + self.skip_padding(length)?,
-        ))
+        let (range, read) = self.opaque_range(max)?;
+        Ok((self.bytes.slice(range), read))
     }
 
     /// `opaque[N]`.
@@ -236,6 +238,15 @@ impl Reader {
         }
         self.position += length;
         Ok(())
+    }
+
+    /// Where the bytes of an `opaque<max>` lie, which is read to its end.
+    #[inline]
+    fn opaque_range(&mut self, max: usize) -> xdr_codec::Result<(Range<usize>, usize)> {
+        let (length, word) = self.count(max, 1)?;
+        let start = self.position;
+        self.advance(length)?;
+        Ok((start..start + length, word + self.skip_padding(length)?))
     }
 
     /// Skips the padding after `length` bytes and returns the bytes that both took.
