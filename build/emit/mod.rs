@@ -1,9 +1,10 @@
 //! Model to Rust text: the file, its modules, their programs. `types` and `unions` write the types, with what
-//! `expressions` spells out.
+//! `expressions` spells out; `answers` those that only methods give.
 //!
 //! The text is data around calls: reading, writing and limits are in `crate::xdr`, the traits of procedures in
 //! `crate::protocol`, whose part the output is.
 
+mod answers;
 mod expressions;
 mod helpers;
 mod methods;
@@ -39,15 +40,16 @@ fn emit_protocol(model: &Model<'_>) -> String {
         .collect();
     let mut out =
         String::from("// Written by build/ from the definitions in xdr/. Change those.\n");
+    let answers = answers::needed(model);
     for module in &modules {
-        emit_module(&mut out, model, module);
+        emit_module(&mut out, model, module, &answers);
     }
     emit_names(&mut out, &modules);
     emit_helpers(&mut out);
     out
 }
 
-fn emit_module(out: &mut String, model: &Model<'_>, module: &ModuleModel<'_>) {
+fn emit_module(out: &mut String, model: &Model<'_>, module: &ModuleModel<'_>, answers: &[bool]) {
     let mut body = String::new();
     let index = model
         .modules
@@ -66,7 +68,12 @@ fn emit_module(out: &mut String, model: &Model<'_>, module: &ModuleModel<'_>) {
     for item in &module.items {
         match item {
             Item::Const(item) => emit_const(&mut body, item),
-            Item::Type(id) => types::emit_type(&mut body, &types, *id),
+            Item::Type(id) => {
+                types::emit_type(&mut body, &types, *id);
+                if answers.get(*id) == Some(&true) {
+                    answers::emit_answer(&mut body, &types, *id);
+                }
+            }
         }
     }
     if let Some(program) = &module.program {
