@@ -14,6 +14,7 @@ pub mod xdr;
 
 mod config;
 mod connection;
+mod constants;
 #[cfg(feature = "sasl")]
 mod credentials;
 mod dial;

@@ -8,8 +8,8 @@ use super::super::model::{
     Base, Declared, Field, Model, ModuleModel, Procedure, Shape, TypeBody, TypeId,
 };
 use super::super::{Problem, names};
-use super::answers;
 use super::expressions::Types;
+use super::{HEAD, answers};
 
 /// The methods of the programs `modules`, for `owner`: a block of them for each source.
 pub(super) fn emit_methods(
@@ -17,8 +17,7 @@ pub(super) fn emit_methods(
     owner: &str,
     modules: &[&str],
 ) -> Result<String, Vec<Problem>> {
-    let mut out =
-        String::from("// Written by build/ from the definitions in xdr/. Change those.\n");
+    let mut out = HEAD.to_owned();
     let mut problems = Vec::new();
     let wanted = |module: &&ModuleModel<'_>| modules.contains(&module.name);
     for module in model.modules.iter().filter(wanted) {

@@ -209,7 +209,7 @@ pub(crate) async fn secrets(peer: &mut Peer<'_>) {
     let secret = ask!(peer, secret_define_xml, xml, Default::default());
     let uuid = secret.uuid.to_string();
     assert_eq!(
-        (SecretUsageType(secret.usage_type), &*secret.usage_id),
+        (secret.usage_type, &*secret.usage_id),
         (SecretUsageType::VOLUME, "/a/volume")
     );
     assert_eq!(
