@@ -505,7 +505,7 @@ fn every_procedure_has_a_method_but_those_of_the_session() {
     );
     let of_libvirt = output.methods.matches("pub async fn ").count();
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    assert!(readme.contains(&format!(": {} of them,", of_libvirt + 1)));
+    assert!(readme.contains(&format!(": {} of them", of_libvirt + 1)));
 }
 
 /// Whoever calls an old daemon can see what it has.
