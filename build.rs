@@ -31,6 +31,7 @@ fn run() -> Result<(), String> {
     let directory = env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: build.rs is run by cargo")?;
     let directory = PathBuf::from(directory);
     for (name, text) in [
+        ("constants.rs", output.constants),
         ("protocol.rs", output.protocol),
         ("methods.rs", output.methods),
         ("admin.rs", output.admin),

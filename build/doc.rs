@@ -9,6 +9,7 @@
 //! @priority high|low        pool of the server's workers that serves it
 //!
 //! of a field of a struct
+//! @bool                     0 is no, any other number yes: a `bool` in methods
 //! @enum NAME, @flags NAME   the enum of `xdr/` that the number on the wire is a value, or a set of bits, of
 //! @value VALUE              what a method always sends here: a number, or the name of one
 //! @adds VALUE               bits that a method adds to what it is given
@@ -104,7 +105,8 @@ impl Doc {
                 ["value", value] => read.value.replace(number(value)).is_none(),
                 ["adds", value] => read.adds.replace(number(value)).is_none(),
                 ["secret"] => !std::mem::replace(&mut read.secret, true),
-                ["enum" | "flags" | "value" | "adds" | "secret", ..] => {
+                ["bool"] => read.yes_or_no.replace(*at).is_none(),
+                ["enum" | "flags" | "value" | "adds" | "secret" | "bool", ..] => {
                     let message = format!("`@{note}` is not readable; see xdr/README.md");
                     return Err(Problem::new(*at, message));
                 }
@@ -169,6 +171,8 @@ pub(crate) struct FieldNotes {
     /// Bits that a method adds to it.
     pub(crate) adds: Option<Value>,
     pub(crate) secret: bool,
+    /// Its number is a yes or no, says the annotation here.
+    pub(crate) yes_or_no: Option<At>,
 }
 
 /// What the annotations of a procedure say.
@@ -275,10 +279,17 @@ mod tests {
         assert!(read.secret && read.value.is_none());
         let read = doc(" @value -1").field_notes().unwrap();
         assert!(matches!(read.value, Some(Value::Number(-1, _))));
+        let read = doc(" Whether.\n * @bool").field_notes().unwrap();
+        assert!(read.yes_or_no.is_some());
         for (text, message) in [
             (" @adds", "`@adds` is not readable; see xdr/README.md"),
             (" @adds 1\n * @adds 2", "`@adds 2` is given twice"),
             (" @added 1", "unknown annotation `@added 1`"),
+            (
+                " @bool yes",
+                "`@bool yes` is not readable; see xdr/README.md",
+            ),
+            (" @bool\n * @bool", "`@bool` is given twice"),
         ] {
             assert_eq!(doc(text).field_notes().unwrap_err().message, message);
         }

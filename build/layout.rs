@@ -159,8 +159,20 @@ fn layout(types: &[Type], ty: &Type, problems: &mut Vec<Problem>) -> Layout {
         least: least.min(u64::from(u32::MAX)),
         float,
         codec: codec || ty.given.is_some(),
+        yes_or_no: ty.given.is_none() && has_yes_or_no(types, &ty.body),
         used: false,
     }
+}
+
+/// In a typedef and in a union it stays the number it is on the wire.
+fn has_yes_or_no(types: &[Type], body: &TypeBody) -> bool {
+    let TypeBody::Struct(fields) = body else {
+        return false;
+    };
+    fields.iter().any(|field| match field.declared.base {
+        Base::Type(id) => types.get(id).is_some_and(|ty| ty.layout.yes_or_no),
+        _ => field.yes_or_no,
+    })
 }
 
 /// Whether xdr-codec or the generated code implements `Pack` and `Unpack` for the Rust type, and rightly so:

@@ -107,12 +107,16 @@ pub(crate) const MODULES: &[Module<'static>] = &[
         aliases: false,
     },
     Module {
-        name: "constants",
+        name: CONSTANTS,
         prefixes: &["vir", "VIR_"],
         given: &[],
         aliases: true,
     },
 ];
+
+/// The module whose enums stand under everything else, for the objects of `src/objects.rs` have fields of them. It goes into a
+/// file of its own, and names no other module.
+pub(crate) const CONSTANTS: &str = "constants";
 
 /// One file of definitions.
 #[derive(Clone, Debug)]
@@ -160,6 +164,8 @@ impl fmt::Display for Diagnostic {
 /// What the generator writes: the texts of Rust files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Output {
+    /// The types of the module [`CONSTANTS`], for `src/constants.rs`.
+    pub(crate) constants: String,
     /// Types and procedures, for `src/protocol.rs`.
     pub(crate) protocol: String,
     /// The methods of `Libvirt`.

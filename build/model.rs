@@ -71,6 +71,8 @@ pub(crate) struct Layout {
     pub(crate) float: bool,
     /// Its Rust type has `Pack` and `Unpack`; the others are packed by functions of their own.
     pub(crate) codec: bool,
+    /// A struct with a number that is a yes or no, in it or in a struct that it holds: methods give another in its place.
+    pub(crate) yes_or_no: bool,
     /// Some struct or union uses it, itself or through other typedefs.
     pub(crate) used: bool,
 }
@@ -136,6 +138,8 @@ pub(crate) struct Field {
     /// Bits that a method adds to what it is given.
     pub(crate) adds: Option<i64>,
     pub(crate) secret: bool,
+    /// An `int` that methods take or give as a `bool`.
+    pub(crate) yes_or_no: bool,
 }
 
 #[derive(Debug)]

@@ -15,6 +15,7 @@ pub mod xdr;
 
 mod config;
 mod connection;
+mod constants;
 #[cfg(feature = "sasl")]
 mod credentials;
 mod dial;

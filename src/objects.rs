@@ -1,5 +1,5 @@
 //! What libvirt has: domains, networks, storage and the rest, as the wire names them, and typed parameters. Plain data with
-//! the wire's layout. Imports xdr only.
+//! the wire's layout. Imports constants and xdr.
 //!
 //! They stand in the generated types where the definitions in `xdr/` have `remote_nonnull_domain` and its like. Most
 //! procedures find an object by its UUID alone; the rest of its fields is what the daemon said when it was looked up.
@@ -9,6 +9,7 @@ mod typed_param;
 use uuid::Uuid;
 use xdr_codec::{Pack, Result, Unpack};
 
+use crate::constants::{ClientTransport, SecretUsageType};
 use crate::xdr::{Reader, Writer};
 
 pub use typed_param::{TypedParam, TypedParamValue};
@@ -76,7 +77,16 @@ macro_rules! fields {
     )*};
 }
 
-fields!(i32, u32, i64, u64, Uuid, Domain, Network, AdminServer);
+fields!(
+    u64,
+    i64,
+    Uuid,
+    SecretUsageType,
+    ClientTransport,
+    Domain,
+    Network,
+    AdminServer
+);
 
 /// In the order in which it is written.
 impl Pack<Writer> for Uuid {
@@ -221,8 +231,8 @@ object! {
     Secret = "remote_nonnull_secret" {
         /// What identifies it.
         uuid: Uuid = "uuid",
-        /// What it is for, a `virSecretUsageType`: [`SecretUsageType`](crate::protocol::constants::SecretUsageType).
-        usage_type: i32 = "usageType",
+        /// What it is for.
+        usage_type: SecretUsageType = "usageType",
         /// What it is for in particular, such as the path of a volume.
         usage_id: String = "usageID",
     }
@@ -265,8 +275,8 @@ object! {
         id: u64 = "id",
         /// When it connected, seconds since 1970.
         timestamp: i64 = "timestamp",
-        /// How it is connected, a `virClientTransport`.
-        transport: u32 = "transport",
+        /// How it is connected.
+        transport: ClientTransport = "transport",
     }
 }
 
@@ -302,7 +312,7 @@ mod tests {
     fn an_object_in_another_keeps_its_order_and_names_what_is_wrong() {
         let secret = Secret {
             uuid: Uuid::nil(),
-            usage_type: 2,
+            usage_type: SecretUsageType::CEPH,
             usage_id: "x".repeat(STRING_MAX + 1),
         };
         let error = encode(&secret, &mut Vec::new()).unwrap_err();

@@ -1,5 +1,5 @@
 //! The wire types and procedures that build.rs generates from the definitions in `xdr/`. What stands for
-//! libvirt's objects is in `objects`. Imports objects and xdr.
+//! libvirt's objects is in `objects`. Imports constants, objects and xdr.
 //!
 //! One module per program or set of types, under libvirt's own names: `remote_domain_get_info_ret`
 //! is [`remote::DomainGetInfoRet`], `QEMU_PROC_DOMAIN_MONITOR_COMMAND` is
@@ -10,6 +10,13 @@ use std::borrow::Cow;
 use xdr_codec::{Pack, Unpack};
 
 use crate::xdr::{Reader, Writer};
+
+/// Enums of libvirt's C interface that values on the wire are of, from `xdr/constants/`.
+///
+/// Each is a struct around its number, so that what is newer than the definitions is kept as it came.
+pub mod constants {
+    pub use crate::constants::*;
+}
 
 /// A procedure that a client can call.
 pub trait Procedure {

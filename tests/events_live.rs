@@ -375,7 +375,7 @@ async fn secrets_tell_their_lives() {
         };
         assert_eq!(event, expected);
         assert_eq!(secret.uuid.to_string(), uuid);
-        assert_eq!(secret.usage_type, SecretUsageType::CEPH.0);
+        assert_eq!(secret.usage_type, SecretUsageType::CEPH);
         assert_eq!(secret.usage_id, "client.test");
     }
     is_all(&libvirt, &mut secrets).await;

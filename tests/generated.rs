@@ -165,6 +165,44 @@ fn marked_fields() {
     assert!(marked.rights.is_empty());
 }
 
+/// What methods give in place of a reply with numbers that are a yes or no, which keeps them.
+#[test]
+fn answers_have_bool_for_a_yes_or_no() {
+    let lamp = |lit| demo::Lamp {
+        lit,
+        key: "k".into(),
+    };
+    let reply = demo::Lamps {
+        first: lamp(1),
+        pair: [lamp(0), lamp(-1)],
+        more: vec![lamp(0), lamp(2)],
+        spare: Some(lamp(i32::MIN)),
+        count: 5,
+    };
+    let key = 0x6b00_0000;
+    let lamps = [1, 1, key, 0, 1, key, -1, 1, key, 2, 0, 1, key, 2, 1, key];
+    let rest = [1, i64::from(i32::MIN), 1, key, 5];
+    same(&reply, &words(&[&lamps[..], &rest].concat()));
+    let answer = demo::LampsAnswer::from(reply.clone());
+    assert!(answer.first.lit && !answer.pair[0].lit && answer.pair[1].lit);
+    let more: Vec<bool> = answer.more.iter().map(|lamp| lamp.lit).collect();
+    assert_eq!(more, [false, true]);
+    assert!(answer.spare.is_some_and(|lamp| lamp.lit && lamp.key == "k"));
+    assert_eq!(answer.count, 5);
+    let none = demo::Lamps {
+        more: Vec::new(),
+        spare: None,
+        ..reply
+    };
+    let answer = demo::LampsAnswer::from(none);
+    assert!(answer.more.is_empty() && answer.spare.is_none());
+    let shown = format!("{answer:?}");
+    assert!(
+        shown.contains("lit: true") && !shown.contains("\"k\""),
+        "{shown}"
+    );
+}
+
 /// As libvirt's decoder has it.
 #[test]
 fn any_other_number_is_true() {

@@ -505,7 +505,60 @@ fn every_procedure_has_a_method_but_those_of_the_session() {
     );
     let of_libvirt = output.methods.matches("pub async fn ").count();
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    assert!(readme.contains(&format!(": {} of them,", of_libvirt + 1)));
+    assert!(readme.contains(&format!(": {} of them", of_libvirt + 1)));
+}
+
+/// Whoever calls an old daemon can see what it has.
+#[test]
+fn every_method_says_since_when() {
+    let output = generate(MODULES, &sources(&root().join("xdr"))).unwrap();
+    for text in [&output.methods, &output.admin] {
+        let facts: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("    /// `") && line.contains("_PROC_"))
+            .collect();
+        assert_eq!(facts.len(), text.matches("pub async fn ").count());
+        for line in facts {
+            assert!(line.contains(" Since libvirt "), "{line}");
+        }
+    }
+}
+
+/// What is a yes or no is a `bool` in methods, whatever stands beside it, and a number in the structs of the wire.
+#[test]
+fn methods_take_and_give_bool() {
+    let output = generate(MODULES, &sources(&root().join("xdr"))).unwrap();
+    let method = |name: &str| {
+        block(
+            &output.methods,
+            &format!("pub async fn {name}("),
+            "\n    }\n",
+        )
+    };
+    let set = method("domain_set_autostart");
+    assert!(
+        set.contains("autostart: bool) -> Result<(), Error>"),
+        "{set}"
+    );
+    assert!(set.contains("outgoing.put(\"autostart\", &i32::from(autostart));"));
+    let get = method("domain_get_autostart");
+    assert!(get.contains("-> Result<bool, Error>") && get.contains("Ok(answer.autostart != 0)"));
+    let several = method("domain_get_block_job_info");
+    assert!(
+        several.contains("-> Result<crate::protocol::remote::DomainGetBlockJobInfoAnswer, Error>")
+    );
+    let text = protocol();
+    let remote = module(&text, "remote");
+    assert_eq!(fields(remote, "DomainGetAutostartRet"), ["autostart: i32"]);
+    assert_eq!(
+        fields(remote, "DomainGetSecurityLabelListAnswer"),
+        ["labels: Vec<DomainGetSecurityLabelAnswer>", "ret: i32"]
+    );
+    assert_eq!(
+        fields(remote, "DomainGetSecurityLabelAnswer"),
+        ["label: Vec<u8>", "enforcing: bool"]
+    );
+    assert_eq!(remote.matches("Answer {\n        ///").count(), 3);
 }
 
 /// A message that the server sends on its own is not something to call.

@@ -19,9 +19,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("config", &["credentials"]),
     ("transport", &[]),
-    ("objects", &["xdr"]),
+    // What is generated into it names xdr.
+    ("constants", &[]),
+    ("objects", &["constants", "xdr"]),
     // What is generated into it names objects too.
-    ("protocol", &["xdr"]),
+    ("protocol", &["constants", "xdr"]),
     ("packet", &["protocol"]),
     ("error", &["uri", "xdr", "packet", "protocol", "qmp"]),
     ("queue", &["error", "qmp"]),

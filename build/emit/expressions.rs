@@ -57,7 +57,7 @@ impl Types<'_> {
     }
 
     /// `NonnullDomain` or `super::remote::NonnullDomain`, with `name` as the last part.
-    fn qualified(&self, ty: &Type, name: &str) -> String {
+    pub(super) fn qualified(&self, ty: &Type, name: &str) -> String {
         match self.model.modules.get(ty.module) {
             Some(module) if ty.module != self.module => {
                 format!("{}{}::{name}", self.path, module.name)

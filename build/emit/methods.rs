@@ -9,6 +9,7 @@ use super::super::model::{
 };
 use super::super::{Problem, names};
 use super::expressions::Types;
+use super::{HEAD, answers};
 
 /// The methods of the programs `modules`, for `owner`: a block of them for each source.
 pub(super) fn emit_methods(
@@ -16,23 +17,18 @@ pub(super) fn emit_methods(
     owner: &str,
     modules: &[&str],
 ) -> Result<String, Vec<Problem>> {
-    let mut out =
-        String::from("// Written by build/ from the definitions in xdr/. Change those.\n");
+    let mut out = HEAD.to_owned();
     let mut problems = Vec::new();
     let wanted = |module: &&ModuleModel<'_>| modules.contains(&module.name);
     for module in model.modules.iter().filter(wanted) {
         let Some(program) = &module.program else {
             continue;
         };
-        let callable = |procedure: &&Procedure| {
-            let wire = procedure.origin.wire.as_str();
-            !procedure.event && !belongs_to_session(wire) && !BY_HAND.contains(&wire)
-        };
         for (source, title) in model.titles.iter().enumerate() {
             let procedures: Vec<&Procedure> = program
                 .procedures
                 .iter()
-                .filter(callable)
+                .filter(|procedure| has_method(procedure))
                 .filter(|procedure| procedure.origin.at.source == source)
                 .collect();
             if procedures.is_empty() {
@@ -71,6 +67,12 @@ pub(super) fn emit_methods(
 
 /// Procedures whose methods are written by hand, for their arguments need more than their types say.
 const BY_HAND: &[&str] = &["QEMU_PROC_DOMAIN_AGENT_COMMAND"];
+
+/// Whether a method is written for a procedure.
+pub(super) fn has_method(procedure: &Procedure) -> bool {
+    let wire = procedure.origin.wire.as_str();
+    !procedure.event && !belongs_to_session(wire) && !BY_HAND.contains(&wire)
+}
 
 /// Whether a procedure is a part of how sessions are made and events are registered: a method for it would disturb the session.
 pub(crate) fn belongs_to_session(wire: &str) -> bool {
@@ -145,7 +147,7 @@ impl Method<'_> {
             (true, _, _) => (
                 format!("({ret}, crate::Stream)"),
                 "let (payload, stream) = self.exchange_for_stream(outgoing).await?;",
-                format!("{}        Ok((answer{value}, stream))", self.decode()),
+                format!("{}        Ok(({value}, stream))", self.decode()),
             ),
             (false, true, "()") => (
                 "Vec<std::os::fd::OwnedFd>".to_owned(),
@@ -155,13 +157,13 @@ impl Method<'_> {
             (false, true, _) => (
                 format!("({ret}, Vec<std::os::fd::OwnedFd>)"),
                 "let (payload, files) = self.exchange_for_files(outgoing).await?;",
-                format!("{}        Ok((answer{value}, files))", self.decode()),
+                format!("{}        Ok(({value}, files))", self.decode()),
             ),
             (false, false, "()") => (ret, "self.exchange(outgoing).await?;", "Ok(())".to_owned()),
             (false, false, _) => (
                 ret,
                 "let payload = self.exchange(outgoing).await?;",
-                format!("{}        Ok(answer{value})", self.decode()),
+                format!("{}        Ok({value})", self.decode()),
             ),
         };
 
@@ -177,7 +179,11 @@ impl Method<'_> {
             .filter(|fact| !fact.starts_with("Priority"))
             .map(|fact| format!(" {fact}"))
             .collect();
-        let _ = writeln!(out, "    /// `{}`, {number}.{facts}", origin.wire);
+        let truth = match ret.as_str() {
+            "bool" => " `true` for any number but 0.",
+            _ => "",
+        };
+        let _ = writeln!(out, "    /// `{}`, {number}.{facts}{truth}", origin.wire);
         if many {
             out.push_str(
                 "    #[allow(clippy::too_many_arguments, reason = \"the wire decides\")]\n",
@@ -236,7 +242,7 @@ impl Method<'_> {
         format!("let answer: {ret} = decode(SPEC, payload)?;\n")
     }
 
-    /// The type of what a method returns, and how it is got from the reply.
+    /// The type of what a method returns, and how it is got from `answer`, the reply.
     fn reply(&self) -> (String, String) {
         let Some(base) = self.procedure.reply else {
             return ("()".to_owned(), String::new());
@@ -246,16 +252,19 @@ impl Method<'_> {
                 && field.value.is_some()
         });
         match self.fields(Some(base)) {
-            [only] => (self.types.plain(&only.declared), format!(".{}", only.rust)),
+            [only] => answers::field(&self.types, only, &format!("answer.{}", only.rust)),
             // The number of all there is, which is that of the list where the list was asked for.
             [list, count]
                 if listing
                     && matches!(list.declared.shape, Shape::Variable(_))
                     && matches!(count.origin.wire.as_str(), "ret" | "nparams") =>
             {
-                (self.types.plain(&list.declared), format!(".{}", list.rust))
+                answers::field(&self.types, list, &format!("answer.{}", list.rust))
             }
-            _ => (self.types.base(base), String::new()),
+            _ => match answers::base(&self.types, base) {
+                Some(answer) => (answer, "answer.into()".to_owned()),
+                None => (self.types.base(base), "answer".to_owned()),
+            },
         }
     }
 
@@ -324,6 +333,10 @@ impl Method<'_> {
             (Kind::Bytes(max), Shape::Plain) => {
                 ("&[u8]".into(), format!("bytes(\"{wire}\", {rust}, {max})"))
             }
+            (Kind::Copy, Shape::Plain) if field.yes_or_no => (
+                "bool".to_owned(),
+                format!("put(\"{wire}\", &i32::from({rust}))"),
+            ),
             (Kind::Copy, Shape::Plain) => {
                 let sent = match field.adds {
                     Some(bits) if self.is_flags(field) => format!("({rust} | {item}({bits}))"),

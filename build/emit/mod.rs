@@ -1,9 +1,10 @@
 //! Model to Rust text: the file, its modules, their programs. `types` and `unions` write the types, with what
-//! `expressions` spells out.
+//! `expressions` spells out; `answers` those that only methods give.
 //!
 //! The text is data around calls: reading, writing and limits are in `crate::xdr`, the traits of procedures in
 //! `crate::protocol`, whose part the output is.
 
+mod answers;
 mod expressions;
 mod helpers;
 mod methods;
@@ -18,11 +19,12 @@ use self::helpers::HELPERS;
 use self::methods::emit_methods;
 use self::samples::emit_samples;
 use super::model::{Base, Const, Item, Model, ModuleModel, Origin, Procedure, Program};
-use super::{Output, Problem};
+use super::{CONSTANTS, Output, Problem};
 
 /// The texts of all files.
 pub(crate) fn emit(model: &Model<'_>) -> Result<Output, Vec<Problem>> {
     Ok(Output {
+        constants: emit_constants(model),
         protocol: emit_protocol(model),
         methods: emit_methods(model, "Libvirt", &["remote", "qemu", "lxc"])?,
         admin: emit_methods(model, "Admin", &["admin"])?,
@@ -30,24 +32,37 @@ pub(crate) fn emit(model: &Model<'_>) -> Result<Output, Vec<Problem>> {
     })
 }
 
+/// What every file begins with.
+const HEAD: &str = "// Written by build/ from the definitions in xdr/. Change those.\n";
+
 /// The text of `protocol.rs`.
 fn emit_protocol(model: &Model<'_>) -> String {
     let modules: Vec<&ModuleModel<'_>> = model
         .modules
         .iter()
-        .filter(|module| !module.sources.is_empty())
+        .filter(|module| !module.sources.is_empty() && module.name != CONSTANTS)
         .collect();
-    let mut out =
-        String::from("// Written by build/ from the definitions in xdr/. Change those.\n");
+    let mut out = HEAD.to_owned();
+    let answers = answers::needed(model);
     for module in &modules {
-        emit_module(&mut out, model, module);
+        emit_module(&mut out, module, body(model, module, &answers));
     }
     emit_names(&mut out, &modules);
     emit_helpers(&mut out);
     out
 }
 
-fn emit_module(out: &mut String, model: &Model<'_>, module: &ModuleModel<'_>) {
+/// The text of `constants.rs`.
+fn emit_constants(model: &Model<'_>) -> String {
+    let modules = model.modules.iter();
+    let bodies = modules
+        .filter(|module| module.name == CONSTANTS)
+        .map(|module| body(model, module, &[]));
+    HEAD.to_owned() + &bodies.collect::<String>()
+}
+
+/// What is in a module.
+fn body(model: &Model<'_>, module: &ModuleModel<'_>, answers: &[bool]) -> String {
     let mut body = String::new();
     let index = model
         .modules
@@ -66,7 +81,12 @@ fn emit_module(out: &mut String, model: &Model<'_>, module: &ModuleModel<'_>) {
     for item in &module.items {
         match item {
             Item::Const(item) => emit_const(&mut body, item),
-            Item::Type(id) => types::emit_type(&mut body, &types, *id),
+            Item::Type(id) => {
+                types::emit_type(&mut body, &types, *id);
+                if answers.get(*id) == Some(&true) {
+                    answers::emit_answer(&mut body, &types, *id);
+                }
+            }
         }
     }
     if let Some(program) = &module.program {
@@ -79,6 +99,10 @@ fn emit_module(out: &mut String, model: &Model<'_>, module: &ModuleModel<'_>) {
         emit_procedures(&mut body, &types, program);
     }
 
+    body
+}
+
+fn emit_module(out: &mut String, module: &ModuleModel<'_>, mut body: String) {
     let title = match &module.program {
         Some(program) => format!(
             "`{}`: {:#x} version {}.",

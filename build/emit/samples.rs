@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use super::super::model::{Base, Declared, Model, Shape, Type, TypeBody, Union};
+use super::HEAD;
 use super::expressions::Types;
 
 /// Leads from the test to the generated types.
@@ -17,8 +18,7 @@ pub(super) fn emit_samples(model: &Model<'_>) -> String {
         home: "",
         path: PROTOCOL,
     };
-    let mut out =
-        String::from("// Written by build/ from the definitions in xdr/. Change those.\n");
+    let mut out = HEAD.to_owned();
     let mut visits = String::new();
     for (id, ty) in model.types.iter().enumerate() {
         let name = types

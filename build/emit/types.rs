@@ -125,12 +125,11 @@ fn emit_struct(out: &mut String, types: &Types<'_>, ty: &Type, fields: &[Field])
             origin,
             ..
         } = field;
-        doc_inside(
-            out,
-            8,
-            origin,
-            &format!("XDR `{}`, `{}`.", declared.text, origin.place),
-        );
+        let mut line = format!("XDR `{}`, `{}`.", declared.text, origin.place);
+        if field.yes_or_no {
+            line.push_str(" 0 is no, any other number yes.");
+        }
+        doc_inside(out, 8, origin, &line);
         let _ = writeln!(out, "        pub {rust}: {},", types.plain(declared));
 
         let path = format!("\"{}\", \"{}\"", ty.origin.wire, origin.wire);
@@ -161,7 +160,7 @@ fn emit_struct(out: &mut String, types: &Types<'_>, ty: &Type, fields: &[Field])
 }
 
 /// `Debug` without what is secret.
-fn emit_debug(out: &mut String, rust: &str, fields: &[Field]) {
+pub(super) fn emit_debug(out: &mut String, rust: &str, fields: &[Field]) {
     let _ = write!(
         out,
         "

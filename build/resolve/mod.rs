@@ -224,6 +224,15 @@ impl Resolver<'_> {
             if let Some(of) = &notes.of {
                 self.number_of(&mut declared, of);
             }
+            let yes_or_no = notes.yes_or_no.is_some();
+            if let Some(at) = notes.yes_or_no {
+                let int = Base::Scalar(ast::Scalar::Int);
+                if declared.base != int || declared.shape != Shape::Plain {
+                    self.problem(at, "`@bool` goes with an `int`");
+                } else if notes.value.is_some() || notes.adds.is_some() {
+                    self.problem(at, "`@bool` goes without `@value` and `@adds`");
+                }
+            }
             let value = notes
                 .value
                 .and_then(|value| self.number(&value, "a value", "a number"));
@@ -237,6 +246,7 @@ impl Resolver<'_> {
                 value,
                 adds: adds.map(|bits: u32| i64::from(bits)),
                 secret: notes.secret,
+                yes_or_no,
             });
         }
         resolved

@@ -20,7 +20,9 @@ use crate::xdr::{self, Reader};
 ///
 /// Each procedure of libvirt has a method here, named as the procedure is: `REMOTE_PROC_DOMAIN_GET_INFO` is
 /// [`domain_get_info`](Libvirt::domain_get_info). Arguments are plain values; a reply of one field is that value, of several
-/// the generated struct of [`protocol`](crate::protocol). Flags and enums are in
+/// the generated struct of [`protocol`](crate::protocol). A number that says yes or no is a `bool`: 0 is no, and any other
+/// yes, as libvirt's C clients read it; of a struct with such numbers, methods give the one whose name ends in `Answer`, while
+/// [`call`](Libvirt::call) gives the numbers themselves. Flags and enums are in
 /// [`protocol::constants`](crate::protocol::constants), and keep bits and values that they have no name for.
 ///
 /// All of them fail alike. [`Error::Encode`] says which argument is over the limit of its definition; nothing was sent then.

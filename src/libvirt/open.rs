@@ -6,16 +6,13 @@
 use super::Libvirt;
 use crate::connection::{CallOptions, Steps};
 use crate::error::{Error, LibvirtError, Phase};
+use crate::protocol::constants::DrvFeature;
 use crate::protocol::remote::procedure::{
     AuthList, AuthPolkit, ConnectOpen, ConnectRegisterCloseCallback, ConnectSupportsFeature,
 };
 use crate::protocol::remote::{AuthType, ConnectOpenArgs, ConnectSupportsFeatureArgs};
 use crate::uri::{Auth, Transport, Uri};
 
-/// `VIR_DRV_FEATURE_PROGRAM_KEEPALIVE`. Asking for it starts the daemon's own pinging.
-const FEATURE_KEEPALIVE: i32 = 10;
-/// `VIR_DRV_FEATURE_REMOTE_CLOSE_CALLBACK`.
-const FEATURE_CLOSE_CALLBACK: i32 = 15;
 /// `VIR_CONNECT_RO`.
 const OPEN_READONLY: u32 = 1;
 
@@ -68,9 +65,10 @@ impl Libvirt {
 
         let deadline = steps.next(timeouts.open);
         let options = |phase| self.options_until(phase, deadline);
+        // Asking for it starts the daemon's own pinging.
         if self.config.effective_keepalive().is_some()
             && self
-                .supports(FEATURE_KEEPALIVE, options(Phase::Features))
+                .supports(DrvFeature::PROGRAM_KEEPALIVE, options(Phase::Features))
                 .await?
         {
             client.start_keepalive();
@@ -86,7 +84,7 @@ impl Libvirt {
             .await?;
 
         if self
-            .supports(FEATURE_CLOSE_CALLBACK, options(Phase::Features))
+            .supports(DrvFeature::REMOTE_CLOSE_CALLBACK, options(Phase::Features))
             .await?
         {
             client
@@ -98,7 +96,7 @@ impl Libvirt {
 
     pub(super) async fn supports(
         &self,
-        feature: i32,
+        feature: DrvFeature,
         options: CallOptions<'_>,
     ) -> Result<bool, Error> {
         let args = ConnectSupportsFeatureArgs { feature };

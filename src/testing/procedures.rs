@@ -15,7 +15,9 @@ use super::rpc_session::{Names, Registration, Session, encode};
 use crate::error::LibvirtError;
 use crate::objects::Domain;
 use crate::packet::Header;
-use crate::protocol::constants::DomainState;
+use crate::protocol::constants::{
+    ConnectDomainQemuMonitorEventRegisterFlags as RegisterFlags, DomainState, DrvFeature,
+};
 use crate::protocol::qemu::procedure::{
     ConnectDomainMonitorEventDeregister, ConnectDomainMonitorEventRegister, DomainAgentCommand,
     DomainAttach, DomainMonitorCommand, DomainMonitorCommandWithFiles,
@@ -46,14 +48,13 @@ pub(super) const INVALID_ARG: i32 = 8;
 
 /// `VIR_CONNECT_RO`.
 const OPEN_READONLY: u32 = 1;
-/// `VIR_DRV_FEATURE_FD_PASSING` and `VIR_DRV_FEATURE_PROGRAM_KEEPALIVE`, which may be asked for before the opening.
-const FEATURES_BEFORE_OPENING: [i32; 2] = [8, 10];
+/// What may be asked for before the opening.
+const FEATURES_BEFORE_OPENING: [DrvFeature; 2] =
+    [DrvFeature::FD_PASSING, DrvFeature::PROGRAM_KEEPALIVE];
 /// What a QEMU driver answers with 1, as far as the numbers of `virDrvFeature` go.
 const FEATURES: [i32; 13] = [3, 4, 6, 7, 9, 11, 12, 13, 14, 15, 16, 8, 10];
 /// `VIR_CONNECT_LIST_DOMAINS_ACTIVE` and `VIR_CONNECT_LIST_DOMAINS_INACTIVE`.
 const LIST_ACTIVE_INACTIVE: [u32; 2] = [1, 2];
-/// `VIR_CONNECT_DOMAIN_QEMU_MONITOR_EVENT_REGISTER_REGEX` and `…_NOCASE`.
-const EVENT_REGEX_NOCASE: [u32; 2] = [1, 2];
 /// libvirt 9.0.0.
 const LIBVIRT_VERSION: u64 = 9_000_000;
 
@@ -133,7 +134,7 @@ fn about_connection(session: &Session, header: &Header, payload: Bytes) -> Answe
         if !FEATURES_BEFORE_OPENING.contains(&feature) {
             uri_of(session)?;
         }
-        let supported = FEATURES.contains(&feature).into();
+        let supported = FEATURES.contains(&feature.0).into();
         return reply::<ConnectSupportsFeature>(&ConnectSupportsFeatureRet { supported });
     }
     if protocol::procedure_name(header.program, header.procedure).is_none() {
@@ -282,8 +283,9 @@ fn about_events(session: &Session, header: &Header, payload: Bytes) -> Answered 
 
 fn register(session: &Session, args: ConnectDomainMonitorEventRegisterArgs) -> Answered {
     let function = "qemuConnectDomainQemuMonitorEventRegister";
-    check_flags(args.flags, 3, function)?;
-    let [regex, ignore_case] = EVENT_REGEX_NOCASE.map(|flag| args.flags & flag != 0);
+    let known = [RegisterFlags::REGEX, RegisterFlags::NOCASE];
+    check_flags(args.flags.0, 3, function)?;
+    let [regex, ignore_case] = known.map(|flag| args.flags.contains(flag));
     let names = match args.event {
         None => None,
         Some(event) => {

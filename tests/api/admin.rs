@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use libvirt_qmp::protocol::constants::ClientTransport;
 use libvirt_qmp::{Admin, Config, EndCause, TypedParam};
 use tokio::net::UnixStream;
 
@@ -103,6 +104,7 @@ async fn a_daemon_says_what_virt_admin_prints() {
     let clients = admin.server_list_clients(&server).await.unwrap();
     assert_eq!(clients.len(), 1);
     assert_eq!(clients[0].server, server);
+    assert_eq!(clients[0].transport, ClientTransport::UNIX);
     let client = admin
         .server_lookup_client(&server, clients[0].id)
         .await

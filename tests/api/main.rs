@@ -100,8 +100,8 @@ fn sorted<T>(items: &[T], name: impl Fn(&T) -> String) -> Vec<String> {
 }
 
 /// `yes` and `no`, as virsh has it.
-fn yes(value: i32) -> &'static str {
-    if value == 0 { "no" } else { "yes" }
+fn yes(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
 }
 
 #[tokio::test]

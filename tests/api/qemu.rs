@@ -78,7 +78,7 @@ pub(crate) async fn networks(peer: &mut Peer<'_>) {
         ask!(peer, network_get_xml_desc, &net, Default::default()),
         peer.virsh_text("net-dumpxml isolated") + "\n"
     );
-    ask!(peer, network_set_autostart, &net, 1);
+    ask!(peer, network_set_autostart, &net, true);
     assert_eq!(peer.virsh_field("net-info isolated", "Autostart"), "yes");
     ask!(peer, network_undefine, &net);
     assert_eq!(peer.virsh("net-list --all"), "");
@@ -122,7 +122,7 @@ pub(crate) async fn storage(peer: &mut Peer<'_>) {
         yes(ask!(peer, storage_pool_get_autostart, &pool)),
         peer.virsh_field("pool-info files", "Autostart")
     );
-    ask!(peer, storage_pool_set_autostart, &pool, 1);
+    ask!(peer, storage_pool_set_autostart, &pool, true);
     assert_eq!(peer.virsh_field("pool-info files", "Autostart"), "yes");
     assert_eq!(
         ask!(peer, storage_pool_get_info, &pool)
@@ -209,7 +209,7 @@ pub(crate) async fn secrets(peer: &mut Peer<'_>) {
     let secret = ask!(peer, secret_define_xml, xml, Default::default());
     let uuid = secret.uuid.to_string();
     assert_eq!(
-        (SecretUsageType(secret.usage_type), &*secret.usage_id),
+        (secret.usage_type, &*secret.usage_id),
         (SecretUsageType::VOLUME, "/a/volume")
     );
     assert_eq!(

@@ -77,13 +77,13 @@ async fn facts(peer: &mut Peer<'_>, dom: &Domain) {
         current.to_string(),
         peer.virsh("vcpucount test --current --live")
     );
-    assert_eq!(ask!(peer, domain_is_active, dom), 1);
+    assert!(ask!(peer, domain_is_active, dom));
     assert_eq!(
         yes(ask!(peer, domain_is_persistent, dom)),
         peer.virsh_field("dominfo test", "Persistent")
     );
-    assert_eq!(ask!(peer, domain_is_updated, dom), 0);
-    assert_eq!(ask!(peer, domain_has_managed_save_image, dom), 0);
+    assert!(!ask!(peer, domain_is_updated, dom));
+    assert!(!ask!(peer, domain_has_managed_save_image, dom));
     assert_eq!(peer.virsh_field("dominfo test", "Managed save"), "no");
     let scheduler = ask!(peer, domain_get_scheduler_type, dom);
     assert_eq!(
@@ -211,8 +211,8 @@ async fn devices(peer: &mut Peer<'_>, dom: &Domain) {
 
 /// What we set is what virsh sees.
 async fn changes(peer: &mut Peer<'_>, dom: &Domain) {
-    assert_eq!(ask!(peer, domain_get_autostart, dom), 0);
-    ask!(peer, domain_set_autostart, dom, 1);
+    assert!(!ask!(peer, domain_get_autostart, dom));
+    ask!(peer, domain_set_autostart, dom, true);
     assert_eq!(peer.virsh_field("dominfo test", "Autostart"), "enable");
     ask!(peer, domain_set_memory, dom, 1_048_576);
     assert_eq!(
@@ -312,7 +312,7 @@ async fn life(peer: &mut Peer<'_>, dom: &Domain) {
 
 pub(crate) async fn snapshots(peer: &mut Peer<'_>) {
     let dom = ask!(peer, domain_lookup_by_name, "test");
-    assert_eq!(ask!(peer, domain_has_current_snapshot, &dom), 0);
+    assert!(!ask!(peer, domain_has_current_snapshot, &dom));
     let xml = "<domainsnapshot><name>one</name></domainsnapshot>";
     let one = ask!(
         peer,
@@ -349,7 +349,7 @@ pub(crate) async fn snapshots(peer: &mut Peer<'_>) {
         ask!(peer, domain_snapshot_num_children, &one, Default::default()),
         1
     );
-    assert_eq!(ask!(peer, domain_snapshot_is_current, &one), 0);
+    assert!(!ask!(peer, domain_snapshot_is_current, &one));
     assert_eq!(ask!(peer, domain_snapshot_lookup_by_name, &dom, "one"), one);
     assert_eq!(
         ask!(peer, domain_snapshot_get_xml_desc, &one, Default::default()),
@@ -391,7 +391,7 @@ pub(crate) async fn networks(peer: &mut Peer<'_>) {
         ask!(peer, network_get_xml_desc, &net, Default::default()),
         peer.virsh_text("net-dumpxml default") + "\n"
     );
-    ask!(peer, network_set_autostart, &net, 1);
+    ask!(peer, network_set_autostart, &net, true);
     assert_eq!(peer.virsh_field("net-info default", "Autostart"), "yes");
     ask!(peer, network_destroy, &net);
     assert_eq!(peer.virsh_field("net-info default", "Active"), "no");
@@ -442,7 +442,7 @@ pub(crate) async fn interfaces(peer: &mut Peer<'_>) {
         ask!(peer, interface_get_xml_desc, &eth1, Default::default()),
         peer.virsh_text("iface-dumpxml eth1") + "\n"
     );
-    assert_eq!(ask!(peer, interface_is_active, &eth1), 1);
+    assert!(ask!(peer, interface_is_active, &eth1));
     ask!(peer, interface_destroy, &eth1);
     assert_eq!(
         peer.virsh("iface-list --inactive"),

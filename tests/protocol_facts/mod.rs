@@ -56,6 +56,7 @@ fn all_of_the_protocol_is_there() {
         ("remote typedef", 12),
         ("remote enum", 1),
         ("remote struct", 704),
+        ("remote bool", 43),
         ("remote union", 1),
         ("remote call", 401),
         ("remote event", 55),
@@ -182,6 +183,19 @@ const SLIPS: &[(&str, &str, &str, &str)] = &[
         "const VIR_NET_MESSAGE_MAX = 33554433;",
         "rpc const VIR_NET_MESSAGE_MAX",
     ),
+    // Numbers that are a yes or no.
+    (
+        "remote/domain.x",
+        "     * Whether it runs.\n     * @bool\n",
+        "     * Whether it runs.\n",
+        "remote bool remote_domain_is_active_ret active",
+    ),
+    (
+        "remote/domain_life.x",
+        "     * @bool\n",
+        "",
+        "remote bool remote_domain_get_autostart_ret autostart",
+    ),
     // Enums.
     (
         "rpc.x",
@@ -293,4 +307,18 @@ fn fields_that_changed_places_are_seen() {
     let differences = differences(&definitions);
     assert_eq!(differences.len(), 2, "{differences:#?}");
     assert!(differences[0].starts_with("- remote struct remote_domain_interface_stats_ret: "));
+}
+
+/// What would make `true` of three snapshots.
+#[test]
+fn a_count_taken_for_a_yes_or_no_is_seen() {
+    let mut definitions = definitions();
+    let path = "xdr/remote/domain_snapshot.x";
+    let source = definitions.iter_mut().find(|source| source.path == path);
+    let text = &mut source.unwrap().text;
+    let altered = text.replacen("    int num;", "    /** @bool */\n    int num;", 1);
+    assert_ne!(*text, altered);
+    *text = altered;
+    let expected = "+ remote bool remote_domain_snapshot_num_ret num";
+    assert_eq!(differences(&definitions), [expected]);
 }

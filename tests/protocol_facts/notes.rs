@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::super::generator::ast::Scalar;
 use super::super::generator::model::{Base, Field, Model, Shape, TypeBody};
 use super::definitions;
 use super::render::with_model;
@@ -121,5 +122,67 @@ fn strings_in_replies_are_asked_for() {
             }
         }
         assert_eq!(asked, 12);
+    });
+}
+
+/// Names of numbers that no annotation speaks of: counts, indices, sizes, times, ids.
+const PLAIN: &str = "
+    callbackID cellCount cellNum cores cpu cpuNum cpus filesystems holdtime id ids idx int1 int2 iothread_id
+    iothreads_id iteration keycodes maplen max_vcpus maxinfo mhz micros ncpumaps ncpus nerrors nfilters nodes noutputs
+    nparams nseconds num number nvcpus online pages pageSizes parentIndex period pid_value prefix ret screen seconds
+    size sockets start_cpu startCell threads timeout vcpu vcpuid";
+
+/// Numbers that sound like a value of an enum, a set of flags or a yes, and are none.
+const BARE: &[(&str, &str)] = &[
+    // Of which enum depends on another field.
+    ("remote_domain_event_lifecycle_msg", "detail"),
+    ("remote_domain_get_state_ret", "reason"),
+    // Always 0.
+    ("remote_domain_agent_set_response_timeout_ret", "result"),
+    ("remote_domain_event_callback_pmsuspend_disk_msg", "reason"),
+    ("remote_domain_event_callback_pmsuspend_msg", "reason"),
+    ("remote_domain_event_callback_pmwakeup_msg", "reason"),
+    ("remote_domain_rename_ret", "retcode"),
+    ("remote_network_event_lifecycle_msg", "detail"),
+    ("remote_node_device_event_lifecycle_msg", "detail"),
+    ("remote_secret_event_lifecycle_msg", "detail"),
+    ("remote_storage_pool_event_lifecycle_msg", "detail"),
+    // What the step before returned.
+    ("remote_domain_migrate_finish2_args", "retcode"),
+    // There is no enum of them.
+    ("remote_domain_announce_interface_args", "flags"),
+    // Clients of the C library send bits of their own in it, which are others than those of `virConnectFlags`.
+    ("remote_connect_open_args", "flags"),
+];
+
+/// So that the next procedure's number is not forgotten.
+#[test]
+fn numbers_without_an_annotation_are_known() {
+    with_model(&definitions(), |model| {
+        let plain: Vec<&str> = PLAIN.split_whitespace().collect();
+        let mut bare = Vec::new();
+        for ty in &model.types {
+            let module = model.modules[ty.module].name;
+            let TypeBody::Struct(fields) = &ty.body else {
+                continue;
+            };
+            if matches!(module, "rpc" | "keepalive") {
+                continue;
+            }
+            for field in fields {
+                let number = matches!(
+                    field.declared.base,
+                    Base::Scalar(Scalar::Int | Scalar::UnsignedInt)
+                );
+                let name = field.origin.wire.as_str();
+                if number && field.value.is_none() && !field.yes_or_no && !plain.contains(&name) {
+                    bare.push((ty.origin.wire.as_str(), name));
+                }
+            }
+        }
+        let mut expected = BARE.to_vec();
+        expected.sort_unstable();
+        bare.sort_unstable();
+        assert_eq!(bare, expected);
     });
 }

@@ -30,7 +30,7 @@ fn module_lines(model: &Model<'_>, module: &ModuleModel<'_>) -> Vec<String> {
     let mut lines: Vec<String> = module
         .items
         .iter()
-        .map(|item| item_line(model, item))
+        .flat_map(|item| std::iter::once(item_line(model, item)).chain(bool_lines(model, item)))
         .collect();
     if let Some(program) = &module.program {
         lines.push(program_line(program));
@@ -74,6 +74,20 @@ fn item_line(model: &Model<'_>, item: &Item) -> String {
         }
         TypeBody::Union(union) => union_line(model, name, union),
     }
+}
+
+/// The numbers of a struct that are a yes or no.
+fn bool_lines(model: &Model<'_>, item: &Item) -> Vec<String> {
+    let Item::Type(id) = item else {
+        return Vec::new();
+    };
+    let Type { origin, body, .. } = &model.types[*id];
+    let TypeBody::Struct(fields) = body else {
+        return Vec::new();
+    };
+    let marked = fields.iter().filter(|field| field.yes_or_no);
+    let lines = marked.map(|field| format!("bool {} {}", origin.wire, field.origin.wire));
+    lines.collect()
 }
 
 fn union_line(model: &Model<'_>, name: &str, union: &Union) -> String {

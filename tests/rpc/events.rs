@@ -48,7 +48,7 @@ async fn a_subscription_asks_for_all_events_of_its_domain() {
     let call = daemon.registration().await;
     assert_eq!(call.args.dom, Some(domain(DOMAIN)));
     assert_eq!(call.args.event, None);
-    assert_eq!(call.args.flags, 0);
+    assert_eq!(call.args.flags.0, 0);
     settle().await;
     assert!(!subscribing.is_finished());
     daemon.registered(&call, 16).await;

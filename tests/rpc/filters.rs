@@ -68,7 +68,7 @@ async fn the_daemon_is_told_of_the_filter_where_it_can_be() {
         let call = daemon.registration().await;
         assert_eq!(call.args.dom, Some(domain(DOMAIN)));
         assert_eq!(call.args.event.as_deref(), expected);
-        assert_eq!(call.args.flags, flags);
+        assert_eq!(call.args.flags.0, flags);
         daemon.registered(&call, 3).await;
         drop(subscribing.await.unwrap().unwrap());
         daemon.deregister(3).await;
@@ -130,7 +130,7 @@ async fn all_events_are_asked_for_by_a_pattern_where_the_domain_has_filtered_str
     let subscribing = subscribe(&monitor, EventOptions::default());
     let call = daemon.registration().await;
     assert_eq!(call.args.event.as_deref(), Some(".*"));
-    assert_eq!(call.args.flags, 1);
+    assert_eq!(call.args.flags.0, 1);
     daemon.registered(&call, 4).await;
     let mut all = subscribing.await.unwrap().unwrap();
     // Another one shares it, whatever words it was asked for by.
@@ -152,7 +152,7 @@ async fn all_events_are_asked_for_by_a_pattern_where_the_domain_has_filtered_str
     // With nothing else there, it is asked for plainly again.
     let subscribing = subscribe(&monitor, EventOptions::default());
     let call = daemon.registration().await;
-    assert_eq!((call.args.event.as_deref(), call.args.flags), (None, 0));
+    assert_eq!((call.args.event.as_deref(), call.args.flags.0), (None, 0));
     daemon.registered(&call, 6).await;
     subscribing.await.unwrap().unwrap();
 }

@@ -24,6 +24,7 @@ mod filters;
 mod hypervisor;
 mod keepalive;
 mod limits;
+mod methods;
 mod object_events;
 mod reconnect;
 mod replies;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use libvirt_qmp::packet::{Header, MessageStatus, MessageType, Packet, PacketCodec};
+use libvirt_qmp::protocol::constants::DrvFeature;
 use libvirt_qmp::protocol::keepalive::procedure::{Ping, Pong};
 use libvirt_qmp::protocol::qemu::procedure::{
     ConnectDomainMonitorEventDeregister, ConnectDomainMonitorEventRegister, DomainAgentCommand,
@@ -456,7 +457,7 @@ impl MockDaemon {
     /// Answers `REMOTE_PROC_CONNECT_SUPPORTS_FEATURE`, which must ask for `feature`.
     pub(crate) async fn feature(&mut self, feature: i32, supported: bool) {
         let call = self.expect::<ConnectSupportsFeature>().await;
-        assert_eq!(call.args.feature, feature);
+        assert_eq!(call.args.feature.0, feature);
         let reply = ConnectSupportsFeatureRet {
             supported: supported.into(),
         };
@@ -483,7 +484,7 @@ impl MockDaemon {
             (next.header.program, next.header.procedure) == id::<ConnectSupportsFeature>();
         if asked_keepalive {
             let call = call::<ConnectSupportsFeature>(&next);
-            assert_eq!(call.args.feature, 10);
+            assert_eq!(call.args.feature, DrvFeature::PROGRAM_KEEPALIVE);
             let reply = ConnectSupportsFeatureRet { supported: 1 };
             self.reply::<ConnectSupportsFeature>(&call, &reply).await;
             next = self.packet().await.expect("the client goes on");

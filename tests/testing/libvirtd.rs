@@ -8,7 +8,8 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use libvirt_qmp::packet::{Header, MessageType, Packet};
 use libvirt_qmp::protocol::constants::{
-    ConnectListAllDomainsFlags, DomainQemuMonitorCommandFlags, DomainState,
+    ConnectDomainQemuMonitorEventRegisterFlags, ConnectListAllDomainsFlags,
+    DomainQemuMonitorCommandFlags, DomainState, DrvFeature,
 };
 use libvirt_qmp::protocol::keepalive;
 use libvirt_qmp::protocol::qemu::procedure::{
@@ -247,7 +248,9 @@ async fn what_the_daemon_does_not_know_it_says_so() {
     let closed = client.call::<ConnectGetUri>(&()).await.unwrap_err();
     assert_eq!(closed.code, LibvirtError::INTERNAL_ERROR);
     // Two features may be asked for before the opening.
-    let feature = |feature| ConnectSupportsFeatureArgs { feature };
+    let feature = |number| ConnectSupportsFeatureArgs {
+        feature: DrvFeature(number),
+    };
     let keepalive = client.call::<ConnectSupportsFeature>(&feature(10)).await;
     assert_eq!(keepalive.unwrap().supported, 1);
     assert!(
@@ -299,7 +302,7 @@ async fn registrations_filter_as_libvirt_does() {
         |dom: Option<&str>, event: Option<&str>, flags| ConnectDomainMonitorEventRegisterArgs {
             dom: dom.map(|name| domain(&libvirtd, name)),
             event: event.map(str::to_owned),
-            flags,
+            flags: ConnectDomainQemuMonitorEventRegisterFlags(flags),
         };
     let mut ids = Vec::new();
     for wanted in [

@@ -175,7 +175,8 @@ async fn virsh_gets_the_events_it_asked_for() {
         registration
             .args::<ConnectDomainMonitorEventRegister>()
             .unwrap()
-            .flags,
+            .flags
+            .0,
         3
     );
     // A command is answered behind it: the registration is made.

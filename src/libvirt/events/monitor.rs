@@ -17,6 +17,7 @@ use crate::libvirt::Libvirt;
 use crate::libvirt::views::MonitorEvent;
 use crate::objects::Domain;
 use crate::protocol::Message;
+use crate::protocol::constants::ConnectDomainQemuMonitorEventRegisterFlags as RegisterFlags;
 use crate::protocol::qemu::procedure::{
     ConnectDomainMonitorEventDeregister, ConnectDomainMonitorEventRegister, DomainMonitorEvent,
 };
@@ -28,11 +29,6 @@ use crate::qmp::{Event, EventDomain, EventFilter, Timestamp};
 use crate::queue::{EventQueue, Overflow, QueueOptions, Told};
 use crate::rpc::{Arrived, ArrivedQueue, EventKind, Messages, Registration, Subscription};
 use crate::xdr;
-
-/// `VIR_CONNECT_DOMAIN_QEMU_MONITOR_EVENT_REGISTER_REGEX`: the event's name is a regular expression, found anywhere.
-const REGISTER_REGEX: u32 = 1;
-/// `VIR_CONNECT_DOMAIN_QEMU_MONITOR_EVENT_REGISTER_NOCASE`: its case does not matter.
-const REGISTER_NOCASE: u32 = 2;
 
 /// A name or pattern longer than this is matched here alone.
 const LONGEST_PATTERN: usize = 4096;
@@ -56,16 +52,17 @@ impl EventKind for QemuMonitor {
 /// Which events the daemon is asked for: a name or a pattern, or all, and the flags of it.
 struct Wanted {
     event: Option<String>,
-    flags: u32,
+    flags: RegisterFlags,
 }
 
 impl Wanted {
     /// What the daemon can be told of `filter`.
     fn of(filter: &EventFilter) -> Self {
         let (event, flags, ignore_case) = if let Some((name, ignore_case)) = filter.as_name() {
-            (name.into(), 0, ignore_case)
+            (name.into(), RegisterFlags::empty(), ignore_case)
         } else if let Some((regex, ignore_case)) = filter.as_common_regex() {
-            (regex.to_owned(), REGISTER_REGEX, ignore_case)
+            // Found anywhere in the name.
+            (regex.to_owned(), RegisterFlags::REGEX, ignore_case)
         } else {
             return Wanted::all();
         };
@@ -75,14 +72,17 @@ impl Wanted {
         }
         Wanted {
             event: Some(event),
-            flags: flags | if ignore_case { REGISTER_NOCASE } else { 0 },
+            flags: match ignore_case {
+                true => flags | RegisterFlags::NOCASE,
+                false => flags,
+            },
         }
     }
 
     fn all() -> Self {
         Wanted {
             event: None,
-            flags: 0,
+            flags: RegisterFlags::empty(),
         }
     }
 
@@ -90,14 +90,14 @@ impl Wanted {
     fn all_by_pattern() -> Self {
         Wanted {
             event: Some(".*".to_owned()),
-            flags: REGISTER_REGEX,
+            flags: RegisterFlags::REGEX,
         }
     }
 
     /// What tells this filter from others: the flags and the pattern. Empty for all events.
     fn key(&self) -> Vec<u8> {
         match &self.event {
-            Some(event) => [&self.flags.to_be_bytes()[..], event.as_ref()].concat(),
+            Some(event) => [&self.flags.0.to_be_bytes()[..], event.as_ref()].concat(),
             None => Vec::new(),
         }
     }
@@ -268,7 +268,7 @@ mod tests {
     fn the_daemon_is_told_what_it_can_filter_by() {
         let wanted = |filter: EventFilter| {
             let Wanted { event, flags } = Wanted::of(&filter);
-            (event, flags)
+            (event, flags.0)
         };
         let some = |text: &str, flags| (Some(text.to_owned()), flags);
         assert_eq!(wanted("STOP".into()), some("STOP", 0));

@@ -21,11 +21,9 @@ use super::monitor::string;
 use crate::connection::{Deadline, deadline};
 use crate::error::{Error, LibvirtError, Phase};
 use crate::libvirt::Libvirt;
+use crate::protocol::constants::DrvFeature;
 use crate::queue::{EventQueue, QueueOptions, Told};
 use crate::rpc::{Arrived, Subscription};
-
-/// `VIR_DRV_FEATURE_REMOTE_EVENT_CALLBACK`: registrations have callback ids, and may be of one domain.
-const FEATURE_EVENT_CALLBACK: i32 = 14;
 
 /// The events of domains.
 pub type DomainEvents = ObjectEvents<Domains>;
@@ -125,7 +123,9 @@ impl Libvirt {
     pub async fn domain_events(&self, filter: DomainEventFilter) -> Result<DomainEvents, Error> {
         let deadline = deadline(self.config.subscribe_within());
         let options = self.options_until(Phase::Subscription, deadline);
-        let numbered = self.supports(FEATURE_EVENT_CALLBACK, options).await?;
+        // Registrations have callback ids then, and may be of one domain.
+        let feature = DrvFeature::REMOTE_EVENT_CALLBACK;
+        let numbered = self.supports(feature, options).await?;
         self.subscribe_to(filter, !numbered, deadline).await
     }
 

@@ -99,7 +99,7 @@ async fn the_same_id_in_every_family_is_five_registrations() {
         .await;
     let secret = Secret {
         uuid: Uuid::from_bytes([3; 16]),
-        usage_type: 2,
+        usage_type: SecretUsageType::CEPH,
         usage_id: "ceph".into(),
     };
     daemon
@@ -134,7 +134,7 @@ async fn the_same_id_in_every_family_is_five_registrations() {
     }
     match next(&mut secrets).await {
         SecretEvent::ValueChanged { secret } => {
-            assert_eq!(secret.usage_type, SecretUsageType::CEPH.0);
+            assert_eq!(secret.usage_type, SecretUsageType::CEPH);
             assert_eq!(secret.usage_id, "ceph");
         }
         other => panic!("{other:?}"),
