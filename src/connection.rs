@@ -6,6 +6,7 @@ mod steps;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -123,7 +124,11 @@ impl<R, H> Connection<R, H> {
     ///
     /// Dropping the future before the call was sent sends nothing; after that the reply is discarded, and the call's slot
     /// stays taken until the reply comes.
-    pub(crate) async fn send(&self, call: Encoded, options: &CallOptions<'_>) -> Result<R, Error> {
+    pub(crate) async fn send(
+        &self,
+        call: &mut Encoded,
+        options: &CallOptions<'_>,
+    ) -> Result<R, Error> {
         let slot = self.slot(options, &mut None).await?;
         self.send_in(slot, call, options).await
     }
@@ -132,7 +137,7 @@ impl<R, H> Connection<R, H> {
     pub(crate) async fn send_in(
         &self,
         slot: Slot,
-        call: Encoded,
+        call: &mut Encoded,
         options: &CallOptions<'_>,
     ) -> Result<R, Error> {
         let (sender, reply) = oneshot::channel();
@@ -375,30 +380,24 @@ impl<F: FnMut()> Drop for OnDrop<F> {
 }
 
 impl Encoded {
+    /// The call as it goes into the table, taken out of this, which is nothing then. Calls pass through many futures on their way
+    /// here, each of which would have room for one if they were given away by value.
     pub(crate) fn submit<R, H>(
-        self,
+        &mut self,
         waiter: Waiter<R, H>,
         deadline: Option<Instant>,
         slot: Slot,
     ) -> Submission<R, H> {
-        let Encoded {
-            bytes,
-            stamp,
-            procedure,
-            files,
-            ahead,
-            announce,
-        } = self;
         Submission {
-            bytes,
-            stamp,
+            bytes: mem::take(&mut self.bytes),
+            stamp: self.stamp,
             waiter,
             deadline,
             slot,
-            procedure,
-            files,
-            ahead,
-            announce,
+            procedure: self.procedure,
+            files: self.files.take(),
+            ahead: self.ahead,
+            announce: self.announce.take(),
         }
     }
 }

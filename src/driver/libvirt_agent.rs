@@ -46,12 +46,14 @@ pub(super) async fn run_agent(
     timeout: AgentTimeout,
     limits: Limits<'_>,
 ) -> Result<Bytes, Error> {
-    let (call, user_id) = encode(text, |text| {
+    let (mut call, user_id) = encode(text, |text| {
         Libvirt::encode_agent_command(domain, text, timeout.to_wire())
     })?;
     let deadline = libvirt
         .call_timeout()
         .map(|limit| limit.saturating_add(timeout.allowance()));
-    let reply = libvirt.run_agent_command(call, limits, deadline).await?;
+    let reply = libvirt
+        .run_agent_command(&mut call, limits, deadline)
+        .await?;
     finish_agent(reply, user_id, text)
 }

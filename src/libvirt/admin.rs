@@ -143,8 +143,8 @@ impl Admin {
     ///
     /// A call that was sent runs on, and its reply is discarded.
     pub async fn call<P: Procedure>(&self, args: &P::Args) -> Result<P::Reply, Error> {
-        let call = rpc::encode::<P>(args)?;
-        self.client.send::<P>(call, &self.options()).await
+        let mut call = rpc::encode::<P>(args)?;
+        self.client.send::<P>(&mut call, &self.options()).await
     }
 
     /// Closes the session: tells the daemon, and ends the connection. Calls on it fail with [`EndCause::UserClosed`].
@@ -176,8 +176,8 @@ impl Admin {
     /// Sends a call and gives the payload of its good reply.
     async fn exchange(&self, outgoing: Outgoing) -> Result<Bytes, Error> {
         let name = outgoing.spec().name;
-        let call = outgoing.finish()?;
-        self.client.send_raw(call, name, &self.options()).await
+        let mut call = outgoing.finish()?;
+        self.client.send_raw(&mut call, name, &self.options()).await
     }
 
     fn options(&self) -> CallOptions<'static> {

@@ -72,9 +72,9 @@ impl Libvirt {
     ///
     /// As with the methods: a call that was sent runs on, and its reply is discarded.
     pub async fn call<P: Procedure>(&self, args: &P::Args) -> Result<P::Reply, Error> {
-        let call = rpc::encode::<P>(args)?;
+        let mut call = rpc::encode::<P>(args)?;
         let options = self.options(Phase::Reply, Limits::Connection);
-        self.client.send::<P>(call, &options).await
+        self.client.send::<P>(&mut call, &options).await
     }
 
     /// Calls a procedure by its numbers, which `xdr/` need not have, with encoded arguments, and returns the encoded reply.
@@ -97,17 +97,17 @@ impl Libvirt {
         payload: &[u8],
     ) -> Result<Bytes, Error> {
         let name = crate::protocol::procedure_name(program, procedure).unwrap_or("a raw call");
-        let call = rpc::encode_raw(program, version, procedure, name, payload)?;
+        let mut call = rpc::encode_raw(program, version, procedure, name, payload)?;
         let options = self.options(Phase::Reply, Limits::Connection);
-        self.client.send_raw(call, name, &options).await
+        self.client.send_raw(&mut call, name, &options).await
     }
 
     /// Sends a call and gives the payload of its good reply.
     pub(super) async fn exchange(&self, outgoing: Outgoing) -> Result<Bytes, Error> {
         let name = outgoing.spec().name;
-        let call = outgoing.finish()?;
+        let mut call = outgoing.finish()?;
         let options = self.options(Phase::Reply, Limits::Connection);
-        self.client.send_raw(call, name, &options).await
+        self.client.send_raw(&mut call, name, &options).await
     }
 
     /// As `exchange`, for a call that opens a stream.
@@ -116,9 +116,9 @@ impl Libvirt {
         outgoing: Outgoing,
     ) -> Result<(Bytes, Stream), Error> {
         let name = outgoing.spec().name;
-        let call = outgoing.finish()?;
+        let mut call = outgoing.finish()?;
         let options = self.options(Phase::Reply, Limits::Connection);
-        self.client.open_stream(call, name, &options).await
+        self.client.open_stream(&mut call, name, &options).await
     }
 
     /// As `exchange`, for a call whose reply brings descriptors.
@@ -127,9 +127,9 @@ impl Libvirt {
         outgoing: Outgoing,
     ) -> Result<(Bytes, Vec<OwnedFd>), Error> {
         let name = outgoing.spec().name;
-        let call = outgoing.finish()?;
+        let mut call = outgoing.finish()?;
         let options = self.options(Phase::Reply, Limits::Connection);
-        self.client.send_for_files(call, name, &options).await
+        self.client.send_for_files(&mut call, name, &options).await
     }
 }
 

@@ -39,7 +39,7 @@ impl Libvirt {
     /// Runs an encoded QMP command and returns libvirt's answer. `turn` lets one command of a monitor run at a time.
     pub(crate) async fn run_monitor_command(
         &self,
-        command: Encoded,
+        command: &mut Encoded,
         turn: &Arc<Semaphore>,
         timeout: Option<Duration>,
     ) -> Result<Bytes, Error> {
@@ -73,7 +73,7 @@ impl Libvirt {
     /// a time.
     pub(crate) async fn run_agent_command(
         &self,
-        command: Encoded,
+        command: &mut Encoded,
         limits: Limits<'_>,
         timeout: Option<Duration>,
     ) -> Result<Bytes, Error> {

@@ -28,9 +28,12 @@ impl Libvirt {
         &self,
         args: &P::Args,
     ) -> Result<(P::Reply, Stream), Error> {
-        let call = rpc::encode::<P>(args)?;
+        let mut call = rpc::encode::<P>(args)?;
         let options = self.options(Phase::Reply, Limits::Connection);
-        let (payload, stream) = self.client.open_stream(call, P::NAME, &options).await?;
+        let (payload, stream) = self
+            .client
+            .open_stream(&mut call, P::NAME, &options)
+            .await?;
         let reply = xdr::decode(payload).map_err(|error| Error::xdr(P::NAME, error))?;
         Ok((reply, stream))
     }
@@ -58,7 +61,7 @@ impl Libvirt {
         files: &[BorrowedFd<'_>],
     ) -> Result<(P::Reply, Vec<OwnedFd>), Error> {
         self.client.check_files(files.len())?;
-        let call = match files {
+        let mut call = match files {
             [] => rpc::encode::<P>(args)?,
             _ => {
                 let files = transport::duplicate(files).map_err(Error::files)?;
@@ -66,7 +69,10 @@ impl Libvirt {
             }
         };
         let options = self.options(Phase::Reply, Limits::Connection);
-        let (payload, files) = self.client.send_for_files(call, P::NAME, &options).await?;
+        let (payload, files) = self
+            .client
+            .send_for_files(&mut call, P::NAME, &options)
+            .await?;
         let reply = xdr::decode(payload).map_err(|error| Error::xdr(P::NAME, error))?;
         Ok((reply, files))
     }

@@ -126,18 +126,18 @@ impl Shared {
         }
     }
 
-    async fn send(&self, call: Encoded, options: &CallOptions<'_>) -> Result<Reply, Error> {
-        self.prepare(&call)?;
+    async fn send(&self, call: &mut Encoded, options: &CallOptions<'_>) -> Result<Reply, Error> {
+        self.prepare(call)?;
         self.connection.send(call, options).await
     }
 
     async fn send_in(
         &self,
         slot: Slot,
-        call: Encoded,
+        call: &mut Encoded,
         options: &CallOptions<'_>,
     ) -> Result<Reply, Error> {
-        self.prepare(&call)?;
+        self.prepare(call)?;
         self.connection.send_in(slot, call, options).await
     }
 
@@ -272,13 +272,13 @@ impl Client {
         args: &P::Args,
         options: CallOptions<'_>,
     ) -> Result<P::Reply, Error> {
-        self.send::<P>(encode::<P>(args)?, &options).await
+        self.send::<P>(&mut encode::<P>(args)?, &options).await
     }
 
     /// As `call`, with a call that was encoded before: the future then has no room for the arguments.
     pub(crate) async fn send<P: Procedure>(
         &self,
-        call: Encoded,
+        call: &mut Encoded,
         options: &CallOptions<'_>,
     ) -> Result<P::Reply, Error> {
         self.send_for(call, P::NAME, options).await
@@ -287,7 +287,7 @@ impl Client {
     /// As `send`, where the reply is read as `R`: what the procedure of this name has, or a view of it.
     pub(crate) async fn send_for<R: Unpack<Reader>>(
         &self,
-        call: Encoded,
+        call: &mut Encoded,
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<R, Error> {
@@ -298,7 +298,7 @@ impl Client {
     /// Sends a call of any procedure, which is called `name`. Returns the payload of a good reply.
     pub(crate) async fn send_raw(
         &self,
-        call: Encoded,
+        call: &mut Encoded,
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<Bytes, Error> {
@@ -309,7 +309,7 @@ impl Client {
     /// As `send_raw`, with the file descriptors that the reply brings.
     pub(crate) async fn send_for_files(
         &self,
-        mut call: Encoded,
+        call: &mut Encoded,
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<(Bytes, Vec<OwnedFd>), Error> {
@@ -329,7 +329,7 @@ impl Client {
 
     async fn reply(
         &self,
-        call: Encoded,
+        call: &mut Encoded,
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<Reply, Error> {

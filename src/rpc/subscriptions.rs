@@ -217,7 +217,7 @@ impl NamedCall {
 
     /// Sends the call, to be answered to the connection task. It has no deadline: whoever waits for the outcome has one.
     fn submit(
-        self,
+        mut self,
         shared: &Shared,
         key: &Key,
         step: Step,

@@ -474,7 +474,7 @@ impl SocketMonitor {
         if call.ahead && !session.oob() {
             refuse_oob(&command)?;
         }
-        let reply = session.call(slot, call, &call_options).await?;
+        let reply = session.call(slot, &mut call, &call_options).await?;
         let reply = finish(reply, user_id, text)?;
         session.has_run(text);
         Ok(reply)

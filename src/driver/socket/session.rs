@@ -192,7 +192,7 @@ impl Session {
     pub(super) async fn call(
         &self,
         slot: Slot,
-        call: Encoded,
+        call: &mut Encoded,
         options: &CallOptions<'_>,
     ) -> Result<Bytes, Error> {
         self.closer.0.connection.send_in(slot, call, options).await
@@ -301,8 +301,8 @@ impl Shared {
             deadline,
             limits: Limits::None,
         };
-        let call = self.ids.encode(&RawCommand::parse(command)?)?;
-        let reply = self.connection.send(call, &options).await;
+        let mut call = self.ids.encode(&RawCommand::parse(command)?)?;
+        let reply = self.connection.send(&mut call, &options).await;
         finish(reply.map_err(not_executed)?, None, command)?;
         Ok(())
     }

@@ -161,8 +161,8 @@ impl Session {
             deadline,
             limits: Limits::Monitor(&self.turn),
         };
-        let call = self.shared.marks.encode(command);
-        self.shared.connection.send(call, &options).await
+        let mut call = self.shared.marks.encode(command);
+        self.shared.connection.send(&mut call, &options).await
     }
 
     /// Why it has ended, if it has.

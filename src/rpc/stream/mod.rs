@@ -106,13 +106,13 @@ impl Client {
     /// as the daemon has opened it.
     pub(crate) async fn open_stream(
         &self,
-        mut call: Encoded,
+        call: &mut Encoded,
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<(Bytes, Stream), Error> {
         trace_call(name);
         let (shared, slot) = self.admit(options).await?;
-        let stream = Stream::new(self, shared.clone(), &call, name, options);
+        let stream = Stream::new(self, shared.clone(), call, name, options);
         call.announce = Some(Arc::new(Opening(stream.core.clone())));
         let reply = shared.send_in(slot, call, options).await?;
         Ok((finish(name, reply.status, reply.payload)?, stream))
