@@ -11,6 +11,7 @@ mod support;
 
 mod containers;
 mod lab;
+mod polkit;
 mod readonly;
 
 /// The URI by which a client outside of the lab's world reaches one of the drivers, with the socket for changes or with
