@@ -10,6 +10,7 @@
 mod support;
 
 mod containers;
+mod disks;
 mod lab;
 mod polkit;
 mod readonly;
