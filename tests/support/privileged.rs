@@ -90,7 +90,14 @@ exec unshare --mount --propagation private --pid --net ${LAB_CGROUPS:+--cgroup} 
 /// system ends all processes of a namespace with its first, and drops the mounts with the last.
 const HOLD: &str = r#"
 for hierarchy in $LAB_CGROUPS; do
-    echo $$ >"${hierarchy%%:*}/${LAB_SCRATCH##*/}/daemon/cgroup.procs" || exit 1
+    group=${hierarchy%%:*}/${LAB_SCRATCH##*/}
+    echo $$ >"$group/daemon/cgroup.procs" || exit 1
+    [ -e "$group/cgroup.subtree_control" ] || continue
+    # In version 2 a cgroup controls nothing unless the one around it says so.
+    read -r controllers <"$group/cgroup.controllers"
+    for controller in $controllers; do
+        echo "+$controller" >"$group/cgroup.subtree_control" || exit 1
+    done
 done
 sh -c "$LAB_INIT" lab-init "$LAB_SCRATCH" </dev/null &
 echo $! >"$LAB_SCRATCH/init.pid"
