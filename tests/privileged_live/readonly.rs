@@ -4,11 +4,14 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use futures_util::StreamExt;
+use libvirt_qmp::events::{DomainEvent, DomainEventFilter, DomainEventId, DomainLifecycle};
 use libvirt_qmp::protocol::constants::{DomainState, DomainXmlFlags};
 use libvirt_qmp::{Config, Error, Libvirt, LibvirtError, LibvirtRpc, Monitor, Uri, User};
 
 use crate::support::lab::{guest_xml, uuid_of};
 use crate::support::privileged::{ANNE, Privileged, ROOT, part, virsh};
+use crate::support::process::PATIENCE;
 use crate::uri;
 
 const SYSTEM: &str = "qemu:///system";
@@ -156,7 +159,7 @@ async fn in_the_world(xml: &Path) {
 #[ignore = "needs root, libvirtd and QEMU: run tests/run"]
 async fn it_changes_nothing_for_those_who_did_not_say_that_they_only_read() {
     let lab = Privileged::start();
-    let (_, xml) = running_guest(&lab).await;
+    let (libvirt, xml) = running_guest(&lab).await;
     let uri = uri("qemu", &lab.readonly_path());
     assert_reads_only(&readonly(&uri).await, &uri, &xml).await;
     assert_reads_only(&Libvirt::connect(&uri).await.unwrap(), &uri, &xml).await;
@@ -164,4 +167,23 @@ async fn it_changes_nothing_for_those_who_did_not_say_that_they_only_read() {
     let monitor = LibvirtRpc::connect_uri(&uri, "one").await.unwrap();
     let error = monitor.run(STATUS.as_bytes()).await.unwrap_err();
     assert!(error.is_denied() && !error.maybe_executed(), "{error:?}");
+
+    // libvirt tells it of what others change. What comes first may be of before the subscription.
+    let reader = readonly(&uri).await;
+    let all = DomainEventFilter::all().only([DomainEventId::LIFECYCLE]);
+    let mut events = reader.domain_events(all).await.unwrap();
+    let one = &libvirt.domains().await.unwrap()[0];
+    libvirt.domain_suspend(one).await.unwrap();
+    let suspended = async {
+        loop {
+            let event = events.next().await.unwrap().unwrap();
+            if let DomainEvent::Lifecycle { domain, change, .. } = event
+                && matches!(change, DomainLifecycle::Suspended(_))
+            {
+                return domain.name;
+            }
+        }
+    };
+    let suspended = tokio::time::timeout(PATIENCE, suspended).await;
+    assert_eq!(suspended.unwrap(), "one");
 }
