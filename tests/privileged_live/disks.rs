@@ -53,13 +53,10 @@ fn disk(group: &str, target: &str) -> String {
 /// An image of so many bytes without a name, open for reading and writing.
 fn image(dir: &Path, size: u64) -> File {
     let path = dir.join("image");
-    let file = File::create_new(&path).unwrap();
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true);
+    let file = options.open(&path).unwrap();
     file.set_len(size).unwrap();
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&path)
-        .unwrap();
     fs::remove_file(path).unwrap();
     file
 }
