@@ -201,21 +201,7 @@ impl Lab {
 
     /// [`Lab::guest`] with this UUID and these devices, in libvirt's XML, besides its own.
     pub(crate) fn guest_with(&self, name: &str, uuid: Uuid, devices: &str) -> Guest {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        assert!(name.bytes().all(plain), "{name:?} would need quoting");
-        let qemu = find_program(QEMU).expect("checked when the lab started");
-        // libvirt has no screen beside the one that is none.
-        let no_screen = match devices.contains("<video>") {
-            true => "",
-            false => "<video><model type='none'/></video>",
-        };
-        let xml = format!(
-            "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
-             <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>\
-             <devices><emulator>{}</emulator><controller type='usb' model='none'/><memballoon model='none'/>\
-             {no_screen}{devices}</devices><seclabel type='none'/></domain>",
-            qemu.display()
-        );
+        let xml = guest_xml(name, uuid, devices);
         let file = self.scratch.path(&format!("{name}.xml"));
         fs::write(&file, xml).expect("a file in the scratch directory");
         self.virsh(&["define", &file.display().to_string()]);
@@ -343,6 +329,28 @@ pub(crate) fn uuid_of(name: &str) -> Uuid {
         (hash ^ u128::from(byte)).wrapping_mul(prime)
     });
     uuid::Builder::from_random_bytes(hash.to_be_bytes()).into_uuid()
+}
+
+/// libvirt's XML of such a guest as [`Lab::guest_with`] defines.
+///
+/// # Panics
+/// When the name would need quoting, or there is no QEMU.
+pub(crate) fn guest_xml(name: &str, uuid: Uuid, devices: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    assert!(name.bytes().all(plain), "{name:?} would need quoting");
+    let qemu = find_program(QEMU).expect("checked when the lab started");
+    // libvirt has no screen beside the one that is none.
+    let no_screen = match devices.contains("<video>") {
+        true => "",
+        false => "<video><model type='none'/></video>",
+    };
+    format!(
+        "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
+         <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>\
+         <devices><emulator>{}</emulator><controller type='usb' model='none'/><memballoon model='none'/>\
+         {no_screen}{devices}</devices><seclabel type='none'/></domain>",
+        qemu.display()
+    )
 }
 
 fn unix_path(scratch: &Scratch) -> PathBuf {
@@ -486,7 +494,7 @@ fn start_daemon(scratch: &Scratch) -> Result<Process, String> {
 
 /// Whether the daemon behind a socket answers REMOTE_PROC_AUTH_LIST, the first call of any client. That it accepts
 /// says less: it listens on the unix socket before it has taken the TCP port, and serves neither before both are there.
-fn asks_and_answers(socket: &Path) -> bool {
+pub(crate) fn asks_and_answers(socket: &Path) -> bool {
     // Length, program, version, procedure 66, type CALL, serial, status.
     let call: [u32; 7] = [28, 0x2000_8086, 1, 66, 0, 0, 0];
     let packet: Vec<u8> = call.into_iter().flat_map(u32::to_be_bytes).collect();

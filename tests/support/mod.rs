@@ -15,6 +15,7 @@ pub(crate) mod guest_agent;
 pub(crate) mod lab;
 pub(crate) mod mock;
 pub(crate) mod pki;
+pub(crate) mod privileged;
 pub(crate) mod process;
 pub(crate) mod qemu;
 pub(crate) mod qmp_peer;
