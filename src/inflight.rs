@@ -130,6 +130,12 @@ pub(crate) struct Files {
     pub(crate) ride: Ride,
 }
 
+impl Files {
+    pub(crate) fn new(files: Vec<OwnedFd>, ride: Ride) -> Box<Self> {
+        Box::new(Files { files, ride })
+    }
+}
+
 /// What the descriptors of a call ride on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ride {
@@ -616,10 +622,7 @@ mod tests {
     fn submit_with_file(calls: &TestCalls) -> Reply {
         let (mut call, reply) = call(None);
         let (file, _) = std::io::pipe().unwrap();
-        call.files = Some(Box::new(Files {
-            files: vec![file.into()],
-            ride: Ride::First,
-        }));
+        call.files = Some(Files::new(vec![file.into()], Ride::First));
         calls.submit(call).unwrap();
         reply
     }

@@ -2,6 +2,7 @@
 #![cfg_attr(not(feature = "libvirt-c"), forbid(unsafe_code))]
 
 pub mod blocking;
+pub mod guide;
 pub mod packet;
 pub mod protocol;
 pub mod replay;

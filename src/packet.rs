@@ -99,6 +99,12 @@ impl Header {
         prefix
     }
 
+    /// `QEMU_PROGRAM procedure 1 VIR_NET_CALL serial 7 VIR_NET_OK`: what the client itself says of a packet. With the names
+    /// of procedures, those of all would be in every program, for the few that it calls.
+    pub(crate) fn numbered(&self) -> Numbered<'_> {
+        Numbered(self)
+    }
+
     /// Reads a header behind its length word.
     pub(crate) fn read(prefix: &[u8; PREFIX]) -> Self {
         let word = |index: usize| {
@@ -120,21 +126,48 @@ impl Header {
 impl fmt::Display for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match protocol::procedure_name(self.program, self.procedure) {
-            Some(name) => f.write_str(name)?,
-            None => write!(
-                f,
-                "program {:#010x} procedure {}",
-                self.program, self.procedure
-            )?,
+            Some(name) => write!(f, "{name}{}", Rest(self)),
+            None => self.numbered().fmt(f),
         }
-        match self.kind.name() {
+    }
+}
+
+/// A header with the procedure's number; see [`Header::numbered`].
+pub(crate) struct Numbered<'a>(&'a Header);
+
+impl fmt::Display for Numbered<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let procedure = NumberOf(self.0.program, self.0.procedure);
+        write!(f, "{procedure}{}", Rest(self.0))
+    }
+}
+
+/// A procedure by its program and its number.
+pub(crate) struct NumberOf(pub(crate) u32, pub(crate) i32);
+
+impl fmt::Display for NumberOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NumberOf(program, procedure) = self;
+        match protocol::program_name(*program) {
+            Some(name) => write!(f, "{name} procedure {procedure}"),
+            None => write!(f, "program {program:#010x} procedure {procedure}"),
+        }
+    }
+}
+
+/// What stands behind the procedure.
+struct Rest<'a>(&'a Header);
+
+impl fmt::Display for Rest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.kind.name() {
             Some(name) => write!(f, " {name}")?,
-            None => write!(f, " type {}", self.kind.0)?,
+            None => write!(f, " type {}", self.0.kind.0)?,
         }
-        write!(f, " serial {}", self.serial)?;
-        match self.status.name() {
+        write!(f, " serial {}", self.0.serial)?;
+        match self.0.status.name() {
             Some(name) => write!(f, " {name}"),
-            None => write!(f, " status {}", self.status.0),
+            None => write!(f, " status {}", self.0.status.0),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use crate::error::{EndCause, Error};
-use crate::qmp::Event;
+use crate::qmp::{Event, EventFilter};
 
 /// Bytes that the items of one queue may have in all: as many as the longest message. One item fits in any case.
 const MAX_BYTES: usize = 64 << 20;
@@ -51,6 +51,26 @@ impl<T> QueueOptions<T> {
             limit,
             overflow: Overflow::DropOldest,
             accept: None,
+        }
+    }
+
+    /// A queue as the stream wants it, in which what `filter` does not take by name has no place. `may_match` asks it about
+    /// an item; for one whose name cannot be read it says yes, for that is an error in the stream.
+    pub(crate) fn filtered(
+        limit: usize,
+        overflow: Overflow,
+        filter: &EventFilter,
+        may_match: fn(&EventFilter, &T) -> bool,
+    ) -> Self
+    where
+        T: 'static,
+    {
+        let filter = (!filter.is_any()).then(|| filter.clone());
+        QueueOptions {
+            limit,
+            overflow,
+            accept: filter
+                .map(|filter| -> Accept<T> { Arc::new(move |item| may_match(&filter, item)) }),
         }
     }
 }

@@ -298,7 +298,7 @@ impl LibvirtRpc {
         })?;
         let timeout = options.timeout.unwrap_or(libvirt.call_timeout());
         let reply = libvirt
-            .run_monitor_command_with_files(call, &self.turn, timeout)
+            .run_monitor_command(call, &self.turn, timeout)
             .await?;
         finish(reply, user_id, text)
     }

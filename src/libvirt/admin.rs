@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::CLOSE_TIMEOUT;
 use super::calls::decode;
 use crate::config::Config;
-use crate::connection::{CallOptions, Deadline, Limits, deadline};
+use crate::connection::{CallOptions, Limits, Steps, deadline};
 use crate::dial;
 use crate::error::{EndCause, Error, Phase};
 use crate::protocol::Procedure;
@@ -79,11 +79,11 @@ impl Admin {
     ///
     /// Dropping the future closes what was connected.
     pub async fn connect_with(uri: &str, config: Config) -> Result<Self, Error> {
-        let deadline = deadline(config.connect_timeout);
+        let mut steps = Steps::new(config.connect_timeout);
         let uri: Uri = uri.parse()?;
         let socket = uri.admin_socket(&User::current())?;
-        let stream = dial::unix(&socket, deadline).await?;
-        Admin::open_by(stream, config, deadline).await
+        let stream = dial::unix(&socket, steps.next(config.timeouts.dial)).await?;
+        Admin::open_by(stream, config, steps).await
     }
 
     /// Opens a session over `conn`, a connected stream to an admin socket.
@@ -102,11 +102,11 @@ impl Admin {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let deadline = deadline(config.connect_timeout);
-        Admin::open_by(Transport::new(conn), config, deadline).await
+        let steps = Steps::new(config.connect_timeout);
+        Admin::open_by(Transport::new(conn), config, steps).await
     }
 
-    async fn open_by(conn: Transport, config: Config, deadline: Deadline) -> Result<Self, Error> {
+    async fn open_by(conn: Transport, config: Config, mut steps: Steps) -> Result<Self, Error> {
         refuse(&config, "a session on an admin socket")?;
         let admin = Admin {
             client: Client::start_once(conn, &config, StateSender::opening()),
@@ -114,7 +114,7 @@ impl Admin {
         };
         let options = CallOptions {
             phase: Phase::Open,
-            deadline,
+            deadline: steps.next(admin.config.timeouts.open),
             limits: Limits::Connection,
         };
         let args = ConnectOpenArgs {
@@ -148,7 +148,8 @@ impl Admin {
     }
 
     /// Closes the session: tells the daemon, and ends the connection. Calls on it fail with [`EndCause::UserClosed`].
-    /// Repeated calls do nothing. Takes at most 5 s, even where the peer does not read.
+    /// Repeated calls do nothing. Takes at most 5 s, even where the peer does not read, unless [`Config::close_timeout`] says
+    /// otherwise.
     ///
     /// # Errors
     ///
@@ -158,18 +159,8 @@ impl Admin {
     ///
     /// Dropping the future leaves the connection open or closed; calling again finishes it.
     pub async fn close(&self) -> Result<(), Error> {
-        if self.client.ended().is_none() {
-            let options = CallOptions {
-                phase: Phase::Reply,
-                deadline: deadline(Some(CLOSE_TIMEOUT)),
-                limits: Limits::None,
-            };
-            self.client.leave();
-            // The end of the connection is an answer too.
-            let _ = self.client.call::<ConnectClose>(&(), options).await;
-            self.client.close();
-            self.client.closed().await;
-        }
+        let timeout = self.config.close_within(CLOSE_TIMEOUT);
+        self.client.say_goodbye::<ConnectClose>(timeout).await;
         Ok(())
     }
 

@@ -26,22 +26,7 @@ impl Libvirt {
         rpc::encode::<DomainMonitorCommand>(&MonitorCommand { domain, command })
     }
 
-    /// Runs an encoded QMP command and returns libvirt's answer. `turn` lets one command of a monitor run at a time.
-    pub(crate) async fn run_monitor_command(
-        &self,
-        command: Encoded,
-        turn: &Arc<Semaphore>,
-        timeout: Option<Duration>,
-    ) -> Result<Bytes, Error> {
-        let options = in_turn(turn, timeout);
-        let MonitorReply(result) = self
-            .client
-            .send_for(command, DomainMonitorCommand::NAME, &options)
-            .await?;
-        Ok(result)
-    }
-
-    /// As `encode_monitor_command`, with file descriptors, for `run_monitor_command_with_files`.
+    /// As `encode_monitor_command`, with file descriptors.
     pub(crate) fn encode_monitor_command_with_files(
         domain: &Domain,
         command: &str,
@@ -51,18 +36,23 @@ impl Libvirt {
         rpc::encode_with_files::<DomainMonitorCommandWithFiles>(&args, files)
     }
 
-    /// As `run_monitor_command`, for a command that was encoded with file descriptors.
-    pub(crate) async fn run_monitor_command_with_files(
+    /// Runs an encoded QMP command and returns libvirt's answer. `turn` lets one command of a monitor run at a time.
+    pub(crate) async fn run_monitor_command(
         &self,
         command: Encoded,
         turn: &Arc<Semaphore>,
         timeout: Option<Duration>,
     ) -> Result<Bytes, Error> {
-        let options = in_turn(turn, timeout);
-        let MonitorReply(result) = self
-            .client
-            .send_for(command, DomainMonitorCommandWithFiles::NAME, &options)
-            .await?;
+        let name = match command.files {
+            Some(_) => DomainMonitorCommandWithFiles::NAME,
+            None => DomainMonitorCommand::NAME,
+        };
+        let options = CallOptions {
+            phase: Phase::Reply,
+            deadline: deadline(timeout),
+            limits: Limits::Monitor(turn),
+        };
+        let MonitorReply(result) = self.client.send_for(command, name, &options).await?;
         Ok(result)
     }
 
@@ -105,13 +95,5 @@ impl Libvirt {
     /// How long a call may take where it does not say.
     pub(crate) fn call_timeout(&self) -> Option<Duration> {
         self.config.call_timeout
-    }
-}
-
-fn in_turn(turn: &Arc<Semaphore>, timeout: Option<Duration>) -> CallOptions<'_> {
-    CallOptions {
-        phase: Phase::Reply,
-        deadline: deadline(timeout),
-        limits: Limits::Monitor(turn),
     }
 }

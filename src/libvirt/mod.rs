@@ -26,9 +26,7 @@ use crate::connection::{CallOptions, Deadline, Limits, Steps, deadline};
 use crate::error::{EndCause, Error, Phase};
 use crate::objects::Domain;
 use crate::protocol::constants::ConnectListAllDomainsFlags;
-use crate::protocol::remote::procedure::{
-    ConnectClose, ConnectGetLibVersion, ConnectGetType, ConnectGetVersion,
-};
+use crate::protocol::remote::procedure::ConnectClose;
 use crate::qmp::Version;
 use crate::reconnect::ConnectionState;
 use crate::rpc::Client;
@@ -128,19 +126,13 @@ impl Libvirt {
     /// The daemon's hypervisor by name, its version, and the daemon's own (`REMOTE_PROC_CONNECT_GET_TYPE`, `…_GET_VERSION`,
     /// `…_GET_LIB_VERSION`).
     pub(crate) async fn versions(&self) -> Result<(String, Version, Version), Error> {
-        let options = || self.options(Phase::Reply, Limits::Connection);
-        let client = &self.client;
-        let kind = client.call::<ConnectGetType>(&(), options()).await?;
-        let hypervisor = client.call::<ConnectGetVersion>(&(), options()).await?;
-        let library = client.call::<ConnectGetLibVersion>(&(), options()).await?;
+        let kind = self.connect_get_type().await?;
+        let hypervisor = self.connect_get_version().await?;
+        let library = self.connect_get_lib_version().await?;
         // major * 1000000 + minor * 1000 + release
         let version =
             |number: u64| Version::new(number / 1_000_000, number / 1000 % 1000, number % 1000);
-        Ok((
-            kind.r#type,
-            version(hypervisor.hv_ver),
-            version(library.lib_ver),
-        ))
+        Ok((kind, version(hypervisor), version(library)))
     }
 
     /// Whether file descriptors can go along with a call: over a unix socket alone.
@@ -160,20 +152,8 @@ impl Libvirt {
     ///
     /// Dropping the future leaves the connection open or closed; calling again finishes it.
     pub async fn close(&self) -> Result<(), Error> {
-        if self.client.ended().is_none() {
-            let options = CallOptions {
-                phase: Phase::Reply,
-                deadline: deadline(self.config.close_within(CLOSE_TIMEOUT)),
-                limits: Limits::None,
-            };
-            if self.client.leave() {
-                // The daemon closes right after its answer, and over a helper process not even that may arrive: the end of
-                // the connection is an answer too.
-                let _ = self.client.call::<ConnectClose>(&(), options).await;
-            }
-            self.client.close();
-            self.client.closed().await;
-        }
+        let timeout = self.config.close_within(CLOSE_TIMEOUT);
+        self.client.say_goodbye::<ConnectClose>(timeout).await;
         Ok(())
     }
 

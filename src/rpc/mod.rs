@@ -15,6 +15,7 @@ use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
@@ -23,7 +24,7 @@ use xdr_codec::{Pack, Unpack};
 
 use crate::config::Config;
 use crate::connection::{
-    CallOptions, Connection, Deadline, Encoded, Limits, sleep_until, spawn, timed_out,
+    CallOptions, Connection, Deadline, Encoded, Limits, deadline, sleep_until, spawn, timed_out,
 };
 use crate::error::{EndCause, Error, LibvirtError, Phase};
 use crate::inflight::{Files, Progress, Ride, Slot};
@@ -301,7 +302,7 @@ impl Client {
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<Bytes, Error> {
-        let reply = self.reply(call, options).await?;
+        let reply = self.reply(call, name, options).await?;
         finish(name, reply.status, reply.payload)
     }
 
@@ -313,13 +314,9 @@ impl Client {
         options: &CallOptions<'_>,
     ) -> Result<(Bytes, Vec<OwnedFd>), Error> {
         // Also where none go with the call: it is what has the connection keep those of the reply.
-        call.files.get_or_insert_with(|| {
-            Box::new(Files {
-                files: Vec::new(),
-                ride: Ride::After,
-            })
-        });
-        let reply = self.reply(call, options).await?;
+        call.files
+            .get_or_insert_with(|| Files::new(Vec::new(), Ride::After));
+        let reply = self.reply(call, name, options).await?;
         let payload = finish(name, reply.status, reply.payload)?;
         match (reply.announced, reply.files.len()) {
             (announced, came) if announced != came => {
@@ -330,7 +327,13 @@ impl Client {
         }
     }
 
-    async fn reply(&self, call: Encoded, options: &CallOptions<'_>) -> Result<Reply, Error> {
+    async fn reply(
+        &self,
+        call: Encoded,
+        name: &'static str,
+        options: &CallOptions<'_>,
+    ) -> Result<Reply, Error> {
+        trace_call(name);
         match &self.way {
             Way::Once(handle) => handle.shared.send(call, options).await,
             // Boxed, so that calls of other connections have no room for it.
@@ -398,7 +401,7 @@ impl Client {
 
     /// Says that the user is closing the connection: however it ends now, the cause is `UserClosed`. Says whether there is
     /// anybody to be told.
-    pub(crate) fn leave(&self) -> bool {
+    fn leave(&self) -> bool {
         match &self.way {
             Way::Once(handle) => {
                 handle.shared.connection.leave();
@@ -412,11 +415,31 @@ impl Client {
     }
 
     /// Ends the connection: every waiter fails with `UserClosed`, and the socket closes. Does not wait.
-    pub(crate) fn close(&self) {
+    fn close(&self) {
         match &self.way {
             Way::Once(handle) => handle.shared.connection.close(),
             Way::Lasting(handle) => handle.0.close(),
         }
+    }
+
+    /// Tells the daemon by `P` that the session ends, for which it has `timeout`; then ends the connection, and waits until
+    /// the socket is closed. Whoever still waits fails with `UserClosed`.
+    pub(crate) async fn say_goodbye<P: Procedure<Args = ()>>(&self, timeout: Option<Duration>) {
+        if self.ended().is_some() {
+            return;
+        }
+        let options = CallOptions {
+            phase: Phase::Reply,
+            deadline: deadline(timeout),
+            limits: Limits::None,
+        };
+        if self.leave() {
+            // The daemon closes right after its answer, and over a helper process not even that may arrive: the end of
+            // the connection is an answer too.
+            let _ = self.call::<P>(&(), options).await;
+        }
+        self.close();
+        self.closed().await;
     }
 
     /// Waits until the connection has ended for good and the socket is closed.
@@ -473,10 +496,7 @@ pub(crate) fn encode_with_files<P: Procedure>(
 ) -> Result<Encoded, Error> {
     let count = u32::try_from(files.len()).unwrap_or(u32::MAX);
     let mut call = encode_as::<P>(MessageType::CALL_WITH_FDS, &count.to_be_bytes(), args)?;
-    call.files = Some(Box::new(Files {
-        files,
-        ride: Ride::After,
-    }));
+    call.files = Some(Files::new(files, Ride::After));
     Ok(call)
 }
 
@@ -542,13 +562,18 @@ pub(crate) fn encode_raw(
     seal(&spec, MessageType::CALL, bytes)
 }
 
+/// Says which procedure is called, for what is traced of its packets has only its number.
+fn trace_call(name: &'static str) {
+    trace!(target: "libvirt_qmp::rpc", procedure = name, "calling");
+}
+
 /// Puts the serial into an encoded call: the sixth word. The call leaves now, so this is where it is traced.
 fn stamp(bytes: &mut [u8], serial: u32) {
     if let Some(word) = bytes.get_mut(20..24) {
         word.copy_from_slice(&serial.to_be_bytes());
     }
     if let Some(prefix) = bytes.first_chunk() {
-        trace!(target: "libvirt_qmp::rpc", header = %Header::read(prefix), bytes = bytes.len() - PREFIX, "sending");
+        trace!(target: "libvirt_qmp::rpc", header = %Header::read(prefix).numbered(), bytes = bytes.len() - PREFIX, "sending");
     }
 }
 

@@ -143,12 +143,7 @@ impl Outgoing {
             None => MessageType::CALL,
         };
         let mut call = seal(spec, kind, self.writer.into_inner())?;
-        call.files = self.files.map(|files| {
-            Box::new(Files {
-                files,
-                ride: Ride::After,
-            })
-        });
+        call.files = self.files.map(|files| Files::new(files, Ride::After));
         Ok(call)
     }
 }

@@ -659,7 +659,7 @@ impl Subscriptions {
         } else if let Some(route) = route.filter(|_| registry.registering > 0) {
             registry.held.push(route, &event);
         } else {
-            trace!(target: "libvirt_qmp::event", %header, callback_id = id, "ignored: nobody asked for it");
+            trace!(target: "libvirt_qmp::event", header = %header.numbered(), callback_id = id, "ignored: nobody asked for it");
         }
     }
 

@@ -27,7 +27,9 @@ use crate::config::Keepalive;
 use crate::connection::let_others_run;
 use crate::error::EndCause;
 use crate::inflight::{Found, Waiter};
-use crate::packet::{FrameError, Header, MessageStatus, MessageType, PREFIX, Packet, PacketCodec};
+use crate::packet::{
+    FrameError, Header, MessageStatus, MessageType, NumberOf, PREFIX, Packet, PacketCodec,
+};
 use crate::protocol::keepalive::procedure::{Ping, Pong};
 use crate::protocol::remote::procedure::ConnectEventConnectionClosed;
 use crate::protocol::{Message, keepalive};
@@ -79,7 +81,7 @@ async fn read_packets(
             Some(Err(error)) => return EndCause::Frame(error),
             None => return EndCause::PeerClosed,
         };
-        trace!(target: "libvirt_qmp::rpc", header = %packet.header, bytes = packet.payload.len(), "received");
+        trace!(target: "libvirt_qmp::rpc", header = %packet.header.numbered(), bytes = packet.payload.len(), "received");
         heard.store(true, Ordering::Relaxed);
         match packet.header.kind {
             MessageType::REPLY => {
@@ -109,7 +111,7 @@ async fn read_packets(
                 shared.wait_for_consumers().await;
             }
             _ => {
-                debug!(target: "libvirt_qmp::rpc", header = %packet.header, "ignored: unknown type")
+                debug!(target: "libvirt_qmp::rpc", header = %packet.header.numbered(), "ignored: unknown type")
             }
         }
         turn += 1;
@@ -147,16 +149,19 @@ fn take_reply(shared: &Shared, packet: Packet, files: Files) -> Result<(), EndCa
             Ok(())
         }
         Found::Abandoned => {
-            debug!(target: "libvirt_qmp::rpc", %header, "late reply discarded");
+            debug!(target: "libvirt_qmp::rpc", header = %header.numbered(), "late reply discarded");
             Ok(())
         }
         Found::OtherProcedure {
             sent: (program, procedure),
         } => Err(EndCause::Protocol(format!(
-            "{header} answers a call of program {program:#010x} procedure {procedure}"
+            "{} answers a call of {}",
+            header.numbered(),
+            NumberOf(program, procedure)
         ))),
         Found::NeverOurs => Err(EndCause::Protocol(format!(
-            "{header} answers no call that was made"
+            "{} answers no call that was made",
+            header.numbered()
         ))),
     }
 }
@@ -185,7 +190,7 @@ fn with_files(
         }
         _ => Err(EndCause::Protocol(format!(
             "{} brings file descriptors, or no count of them",
-            packet.header
+            packet.header.numbered()
         ))),
     }
 }
@@ -314,11 +319,14 @@ fn take_message(shared: &Shared, packet: Packet) -> Result<(), EndCause> {
                 Ok(body) => Err(EndCause::HypervisorClosed {
                     reason: body.reason.0,
                 }),
-                Err(error) => Err(EndCause::Protocol(format!("{header}: {error}"))),
+                Err(error) => Err(EndCause::Protocol(format!(
+                    "{}: {error}",
+                    header.numbered()
+                ))),
             };
         }
         _ if header.status != MessageStatus::OK => {
-            debug!(target: "libvirt_qmp::event", %header, "ignored: not ok");
+            debug!(target: "libvirt_qmp::event", header = %header.numbered(), "ignored: not ok");
         }
         _ => shared.subscriptions.event(header, payload),
     }

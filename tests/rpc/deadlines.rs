@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use libvirt_qmp::protocol::admin;
 use libvirt_qmp::protocol::remote::procedure::ConnectClose;
-use libvirt_qmp::{Config, Libvirt, LibvirtRpc, Monitor, Phase};
+use libvirt_qmp::{Admin, Config, Libvirt, LibvirtRpc, Monitor, Phase};
 use tokio::time::Instant;
 
 use super::support::mock::{
@@ -136,4 +137,35 @@ async fn closing_has_a_deadline_of_its_own() {
     assert!(!closing.is_finished());
     daemon.reply::<ConnectClose>(&call, &()).await;
     closing.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_on_an_admin_socket_has_the_deadlines_of_any_other() {
+    for reads in [true, false] {
+        // 32 bytes are asked: the length, the header and the flags.
+        let (conn, mut daemon) = pair_with_pipe(if reads { 4096 } else { NARROW });
+        let config = all(None).open_timeout(Some(LIMIT));
+        let opening = tokio::spawn(Admin::open(conn, config));
+        if reads {
+            daemon.expect::<admin::procedure::ConnectOpen>().await;
+        }
+        let since = Instant::now();
+        let error = opening.await.unwrap().unwrap_err();
+        is_timeout(&error, Phase::Open, since);
+    }
+    let (conn, mut daemon) = pair();
+    let config = all(Some(LIMIT)).open_timeout(None);
+    let opening = tokio::spawn(Admin::open(conn, config.close_timeout(Some(LIMIT / 2))));
+    let call = daemon.expect::<admin::procedure::ConnectOpen>().await;
+    tokio::time::sleep(LONG).await;
+    assert!(!opening.is_finished());
+    daemon
+        .reply::<admin::procedure::ConnectOpen>(&call, &())
+        .await;
+    let admin = opening.await.unwrap().unwrap();
+    let since = Instant::now();
+    admin.close().await.unwrap();
+    let elapsed = since.elapsed();
+    assert!(elapsed >= LIMIT / 2 && elapsed < LIMIT / 2 + Duration::from_millis(100));
+    daemon.expect::<admin::procedure::ConnectClose>().await;
 }

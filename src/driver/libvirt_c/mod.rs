@@ -31,7 +31,7 @@ use crate::monitor::{
 };
 use crate::objects::Domain;
 use crate::protocol::remote::STRING_MAX;
-use crate::qmp::{CommandError, RawCommand};
+use crate::qmp::{CommandError, EventFilter, RawCommand};
 use crate::queue::QueueOptions;
 use connection::{Connection, DomainRef, c_string};
 use events::{Arrival, Events};
@@ -215,17 +215,14 @@ impl LibvirtC {
             from_now: _,
         } = options;
         let (connection, _) = self.make_ready().await?;
-        let mut queue = QueueOptions::new(queue.unwrap_or(self.config.event_queue));
-        queue.overflow = overflow;
-        if !filter.is_any() {
-            let names = filter.clone();
-            // One that could not be decoded is for everybody.
-            queue.accept = Some(Arc::new(move |arrival: &Arrival| {
-                arrival
-                    .as_ref()
-                    .map_or(true, |event| names.may_match(&event.name))
-            }));
-        }
+        let limit = queue.unwrap_or(self.config.event_queue);
+        // One that could not be decoded is for everybody.
+        let may_match = |filter: &EventFilter, arrival: &Arrival| {
+            arrival
+                .as_ref()
+                .map_or(true, |event| filter.may_match(&event.name))
+        };
+        let queue = QueueOptions::filtered(limit, overflow, &filter, may_match);
         let subscription = connection.subscribe(queue).await?;
         Ok(EventStream::new(Events::new(subscription, connection)).filtered(filter))
     }

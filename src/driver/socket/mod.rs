@@ -461,7 +461,7 @@ impl SocketMonitor {
         if !options.files.is_empty() {
             let files = duplicate(options.files)?;
             let ride = Ride::First;
-            call.files = Some(Box::new(Files { files, ride }));
+            call.files = Some(Files::new(files, ride));
         }
         let line = match self.link.opened() {
             Some(_) => self.line().await?,

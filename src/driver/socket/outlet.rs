@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::super::fanout::Fanout;
 use crate::error::EndCause;
 use crate::monitor::EventOptions;
-use crate::qmp;
+use crate::qmp::{self, EventFilter};
 use crate::queue::{EventQueue, QueueOptions};
 use crate::reconnect::ConnectionState;
 
@@ -158,16 +158,11 @@ impl Subscribers {
     }
 
     fn queue_options(&self, options: &EventOptions) -> QueueOptions<Bytes> {
-        let mut queue = QueueOptions::new(options.queue.unwrap_or(self.limit));
-        queue.overflow = options.overflow;
-        if !options.filter.is_any() {
-            let filter = options.filter.clone();
-            queue.accept = Some(Arc::new(move |message: &Bytes| {
-                // What has no name that can be read is not hidden: the stream says so.
-                qmp::event_name(message).is_none_or(|name| filter.may_match(&name))
-            }));
-        }
-        queue
+        let limit = options.queue.unwrap_or(self.limit);
+        let may_match = |filter: &EventFilter, message: &Bytes| {
+            qmp::event_name(message).is_none_or(|name| filter.may_match(&name))
+        };
+        QueueOptions::filtered(limit, options.overflow, &options.filter, may_match)
     }
 
     pub(super) fn remove(&self, queue: &Arc<EventQueue>) {

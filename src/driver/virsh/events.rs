@@ -56,6 +56,16 @@ pub(super) enum Entry {
     Broken(&'static str),
 }
 
+impl Entry {
+    /// Whether `filter` may take it; a line that is no event is for everybody.
+    pub(super) fn may_match(filter: &EventFilter, entry: &Self) -> bool {
+        match entry {
+            Entry::Event(event) => filter.may_match(&event.name),
+            Entry::Broken(_) => true,
+        }
+    }
+}
+
 impl Queued for Entry {
     fn size(&self) -> usize {
         match self {
@@ -143,20 +153,9 @@ impl Source {
     }
 
     /// A stream of the events that come from now on.
-    pub(super) fn subscribe(
-        self: &Arc<Self>,
-        filter: EventFilter,
-        options: QueueOptions<Entry>,
-    ) -> VirshEvents {
-        let accept = Arc::new(move |entry: &Entry| match entry {
-            Entry::Event(event) => filter.may_match(&event.name),
-            Entry::Broken(_) => true,
-        });
+    pub(super) fn subscribe(self: &Arc<Self>, options: QueueOptions<Entry>) -> VirshEvents {
         VirshEvents {
-            queue: self.fanout.add(QueueOptions {
-                accept: Some(accept),
-                ..options
-            }),
+            queue: self.fanout.add(options),
             source: Some(self.clone()),
             taken: Taken::default(),
         }

@@ -32,7 +32,7 @@ use crate::objects::Domain;
 use crate::protocol::remote::STRING_MAX;
 use crate::qmp::{CommandError, RawCommand, Version};
 use crate::queue::QueueOptions;
-use events::Source;
+use events::{Entry, Source};
 use lookup::LONGEST_ARGUMENT;
 use opener::Opener;
 use process::{Launcher, Output};
@@ -308,12 +308,9 @@ impl Virsh {
             // Nothing is kept for a first stream here: every one begins now.
             from_now: _,
         } = options;
-        let bounds = QueueOptions {
-            overflow,
-            ..QueueOptions::new(queue.unwrap_or(config.event_queue))
-        };
-        let events = EventStream::new(source.subscribe(filter.clone(), bounds));
-        Ok(events.filtered(filter))
+        let limit = queue.unwrap_or(config.event_queue);
+        let queue = QueueOptions::filtered(limit, overflow, &filter, Entry::may_match);
+        Ok(EventStream::new(source.subscribe(queue)).filtered(filter))
     }
 
     /// The deadline of a call: its own, or the configured one and what a long command needs on top.

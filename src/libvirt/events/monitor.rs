@@ -138,17 +138,13 @@ impl Libvirt {
         overflow: Overflow,
     ) -> Result<MonitorEvents, Error> {
         let registration = Wanted::of(filter).registration(domain)?;
-        let mut queue = QueueOptions::new(limit.unwrap_or(self.config.event_queue));
-        queue.overflow = overflow;
-        if !filter.is_any() {
-            let filter = filter.clone();
-            // What has no name that can be read stays, to be an error in the stream.
-            queue.accept = Some(Arc::new(move |event: &Arrived| {
-                event_name(&event.payload).is_none_or(|name| filter.may_match(name))
-            }));
-        }
-        let deadline = deadline(self.config.subscribe_within());
+        let limit = limit.unwrap_or(self.config.event_queue);
+        let may_match = |filter: &EventFilter, event: &Arrived| {
+            event_name(&event.payload).is_none_or(|name| filter.may_match(name))
+        };
+        let queue = QueueOptions::filtered(limit, overflow, filter, may_match);
         let queue = EventQueue::new(queue);
+        let deadline = deadline(self.config.subscribe_within());
         let subscription = self
             .client
             .subscribe(registration, &queue, deadline)

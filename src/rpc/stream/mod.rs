@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::{Client, Shared, finish};
+use super::{Client, Shared, finish, trace_call};
 use crate::connection::{CallOptions, Encoded};
 use crate::error::{Error, LibvirtError, Phase};
 use crate::inflight::Outgoing;
@@ -110,6 +110,7 @@ impl Client {
         name: &'static str,
         options: &CallOptions<'_>,
     ) -> Result<(Bytes, Stream), Error> {
+        trace_call(name);
         let (shared, slot) = self.admit(options).await?;
         let stream = Stream::new(self, shared.clone(), &call, name, options);
         call.announce = Some(Arc::new(Opening(stream.core.clone())));

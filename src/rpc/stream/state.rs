@@ -312,7 +312,7 @@ impl State {
             status,
             ..self.header
         };
-        trace!(target: "libvirt_qmp::rpc", %header, bytes = payload, "sending");
+        trace!(target: "libvirt_qmp::rpc", header = %header.numbered(), bytes = payload, "sending");
         bytes[..PREFIX].copy_from_slice(&header.prefix(payload));
         Some(bytes)
     }

@@ -61,7 +61,7 @@ impl Streams {
         let Packet { header, payload } = packet;
         let core = self.lock().get(&header.serial).cloned();
         let Some(core) = core.filter(|core| core.is_of(header.program, header.procedure)) else {
-            debug!(target: "libvirt_qmp::rpc", %header, "ignored: no such stream");
+            debug!(target: "libvirt_qmp::rpc", header = %header.numbered(), "ignored: no such stream");
             return None;
         };
         let (over, turn) = {

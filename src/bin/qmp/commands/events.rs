@@ -99,7 +99,6 @@ async fn watch(mut events: EventStream, args: &Args, output: &mut Output) -> Res
                 output.line(text).await?;
                 left = left.map(|left| left - 1);
             }
-            // The stream goes on after these two.
             Some(Err(error)) if error.leaves_stream_open() => say(&chain(&error)),
             Some(Err(error)) => return Err(error.into()),
         }
