@@ -6,7 +6,7 @@ use std::time::Duration;
 use libvirt_qmp::protocol::qemu::procedure::ConnectDomainMonitorEventRegister;
 use libvirt_qmp::testing::FakeQemu;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -172,6 +172,70 @@ async fn without_a_domain_the_events_of_all_are_printed() {
         "REMOTE_PROC_CONNECT_CLOSE",
     ];
     assert!(calls.ends_with(&ends), "{calls:?}");
+}
+
+/// By virsh they have no more than a name.
+#[tokio::test]
+async fn without_a_domain_virsh_tells_of_all() {
+    let scratch = Scratch::new();
+    let path = |name: &str| scratch.path(name).display().to_string();
+    // It tells again and again, for what comes before somebody listens is seen by nobody.
+    let virsh = format!(
+        r#"#!/bin/bash
+trap 'echo interrupted >{}; exit 0' INT
+echo "$*" >{}
+echo '2026-01-01: 1: info : RPC_CLIENT_MSG_RX: prog=536903815 vers=1 proc=4 type=1 status=0 serial=7' >&2
+while
+    echo "event STOP at 5.000007 for domain 'one': <null>"
+    echo "event RESET at 6.000000 for domain 'two': {{\"guest\":false}}"
+do sleep 0.02; done
+"#,
+        path("ended"),
+        path("argv"),
+    );
+    // Written by another process, as no child of this one may have it open for writing when it is started.
+    let mut made = tokio::process::Command::new("bash");
+    let write = "printf %s \"$0\" >\"$1/virsh\" && chmod +x \"$1/virsh\"";
+    made.args(["-c", write, &virsh]).arg(scratch.dir());
+    assert!(made.status().await.unwrap().success());
+    let search = std::env::var("PATH").unwrap();
+    let search = format!("{}:{search}", scratch.dir().display());
+    let events = |options: &[&str]| {
+        let mut command = qmp(&["-C", "virsh+fake:///x", "events"]);
+        command.args(options).env("PATH", &search);
+        command
+    };
+    // It was asked to end, and the program waited for it.
+    let ended = || {
+        assert_eq!(scratch.text("ended"), "interrupted\n");
+        std::fs::remove_file(path("ended")).unwrap();
+    };
+    for (options, expected) in [
+        (&["-e", "STOP", "--count", "1"][..], "one 5.000007 STOP\n"),
+        (
+            &["-e", "RESET", "--count", "1", "--json"],
+            "{\"event\":\"RESET\",\"data\":{\"guest\":false},\"timestamp\":{\"seconds\":6,\"microseconds\":0},\
+             \"domain\":{\"name\":\"two\",\"uuid\":null,\"id\":null}}\n",
+        ),
+    ] {
+        let output = within(events(options).output()).await.unwrap();
+        assert_eq!((code(&output), stderr(&output)), (0, String::new()));
+        assert_eq!(stdout(&output), expected);
+        ended();
+        let argv = scratch.text("argv");
+        let expected = "-c fake:///x qemu-monitor-event --loop\n";
+        assert!(argv.ends_with(expected), "{argv}");
+    }
+    let mut child = events(&[]).spawn().unwrap();
+    let mut lines = tokio::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = line(&mut lines).await;
+    assert!(
+        first.starts_with("one ") || first.starts_with("two "),
+        "{first}"
+    );
+    send(&child, "TERM").await;
+    assert_eq!(within(child.wait()).await.unwrap().code(), Some(143));
+    ended();
 }
 
 #[tokio::test]

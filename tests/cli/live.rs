@@ -432,6 +432,63 @@ async fn live_by_every_driver() {
 
 #[tokio::test]
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
+async fn live_events_of_all_domains_by_every_driver() {
+    let lab = Lab::start();
+    lab.guest("one");
+    lab.guest("two");
+    let mut drivers = vec!["", "virsh+"];
+    drivers.extend(cfg!(feature = "libvirt-c").then_some("c+"));
+    for driver in drivers {
+        let uri = format!("{driver}{}", lab.client_uri());
+        let (mut child, mut lines) = watch(&["-C", &uri, "events", "-e", "STOP", "-e", "RESUME"]);
+        // Until the first is printed, nobody knows that it listens.
+        let first = {
+            let mut first = std::pin::pin!(line(&mut lines));
+            loop {
+                lab.virsh(&["suspend", "one"]);
+                lab.virsh(&["resume", "one"]);
+                let moment = std::time::Duration::from_millis(100);
+                if let Ok(first) = tokio::time::timeout(moment, &mut first).await {
+                    break first;
+                }
+            }
+        };
+        assert!(first.starts_with("one "), "{driver}: {first}");
+        lab.virsh(&["suspend", "two"]);
+        lab.virsh(&["resume", "two"]);
+        for event in ["STOP", "RESUME"] {
+            let text = within(async {
+                loop {
+                    let text = line(&mut lines).await;
+                    if !text.starts_with("one ") {
+                        break text;
+                    }
+                }
+            });
+            let text = text.await;
+            assert!(
+                text.starts_with("two ") && text.ends_with(event),
+                "{driver}: {text}"
+            );
+        }
+        send(&child, "TERM").await;
+        assert_eq!(
+            within(child.wait()).await.unwrap().code(),
+            Some(143),
+            "{driver}"
+        );
+    }
+    let virshes = || -> Vec<String> {
+        let mut found = that_name(&lab.unix_path());
+        found.retain(|process| process.contains("qemu-monitor-event"));
+        found
+    };
+    let gone = poll_until(PATIENCE, || virshes().is_empty().then_some(()));
+    assert!(gone.is_some(), "left: {:?}", virshes());
+}
+
+#[tokio::test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
 async fn live_on_qemus_own_sockets() {
     let qemu = Qemu::start(&[]);
     let pretty = format!("unix:{}", qemu.pretty_path().display());
