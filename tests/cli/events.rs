@@ -144,9 +144,23 @@ async fn only_the_events_that_are_wanted_are_printed() {
 
 #[tokio::test]
 async fn without_a_domain_the_events_of_all_are_printed() {
+    events_of_all_by("").await;
+}
+
+#[tokio::test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
+async fn without_a_domain_the_events_of_all_come_by_libvirts_own_clients_too() {
+    events_of_all_by("virsh+").await;
+    if cfg!(feature = "libvirt-c") {
+        events_of_all_by("c+").await;
+    }
+}
+
+async fn events_of_all_by(driver: &str) {
     let (one, two) = (FakeQemu::new(), FakeQemu::new());
     let stub = StubDaemon::start(&[("one", &one)]);
-    let (mut child, mut lines) = watch(&["-C", &stub.uri(), "events"]);
+    let uri = format!("{driver}{}", stub.uri());
+    let (mut child, mut lines) = watch(&["-C", &uri, "events"]);
     let told = keep_telling(&one, "STOP", Value::Null);
     let first = line(&mut lines).await;
     assert!(
@@ -167,11 +181,20 @@ async fn without_a_domain_the_events_of_all_are_printed() {
     send(&child, "TERM").await;
     assert_eq!(child.wait().await.unwrap().code(), Some(143));
     let calls = stub.calls();
-    let ends = [
-        "QEMU_PROC_CONNECT_DOMAIN_MONITOR_EVENT_DEREGISTER",
-        "REMOTE_PROC_CONNECT_CLOSE",
-    ];
-    assert!(calls.ends_with(&ends), "{calls:?}");
+    let count = |name: &str| calls.iter().filter(|call| call.ends_with(name)).count();
+    assert_eq!(count("MONITOR_EVENT_REGISTER"), 1, "{calls:?}");
+    assert_eq!(count("DOMAIN_LOOKUP_BY_NAME"), 0, "{calls:?}");
+    // virsh is interrupted while nobody reads what it prints any more, and does not always come to its goodbye.
+    if driver != "virsh+" {
+        let ends = [
+            "QEMU_PROC_CONNECT_DOMAIN_MONITOR_EVENT_DEREGISTER",
+            "REMOTE_PROC_CONNECT_CLOSE",
+        ];
+        // Only the C library has registered for this one.
+        let mut calls = calls;
+        calls.retain(|call| !call.ends_with("UNREGISTER_CLOSE_CALLBACK"));
+        assert!(calls.ends_with(&ends), "{calls:?}");
+    }
 }
 
 /// By virsh they have no more than a name.
