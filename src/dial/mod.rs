@@ -186,8 +186,97 @@ fn address(host: &str, port: u16) -> String {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/uris.rs"]
+mod uris;
+
+#[cfg(test)]
 mod tests {
+    use super::uris::{Case, Hosts, Means, written};
     use super::*;
+    use crate::uri::UriError;
+
+    /// A directory that goes with the test.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new() -> Self {
+            let dir = std::env::temp_dir().join(format!("libvirt-qmp-uris-{}", std::process::id()));
+            std::fs::create_dir_all(&dir).unwrap();
+            Directory(dir)
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn meant(case: &Case, hosts: &Hosts) -> Result<Means, UriError> {
+        let user = User {
+            is_root: case.root,
+            runtime_dir: Some("/run/user/1000".into()),
+            ..User::default()
+        };
+        let uri = match &*case.uri {
+            "" => Uri::resolve(None, &user)?,
+            text => text.parse()?,
+        };
+        let mut means = Means {
+            opens: Some(written([uri.name()])).filter(|_| !uri.name().is_empty()),
+            ..Means::default()
+        };
+        means.opens.get_or_insert_default();
+        let text = |path: &std::ffi::OsStr| path.to_str().unwrap().to_owned();
+        let port = uri.port_or_default().map(|port| port.to_string());
+        let host_and_port = || [uri.host.clone().unwrap(), port.clone().unwrap()];
+        let parameters = &uri.parameters;
+        let (way, words) = match uri.transport {
+            uri::Transport::Unix => {
+                let sockets = uri.sockets(&user, case.readonly)?;
+                (
+                    "unix",
+                    sockets.iter().map(|path| text(path.as_os_str())).collect(),
+                )
+            }
+            uri::Transport::Tcp => ("tcp", host_and_port().to_vec()),
+            uri::Transport::Tls => {
+                let pki = parameters.pkipath.iter().map(|path| text(path.as_os_str()));
+                ("tls", host_and_port().into_iter().chain(pki).collect())
+            }
+            uri::Transport::Ssh => {
+                let command = ssh::command(&uri, &user, case.readonly)?;
+                let words = [command.program].into_iter().chain(command.arguments);
+                let mut words: Vec<_> = words.map(|word| text(&word)).collect();
+                let [behind, or] = hosts.run(&words.pop().unwrap());
+                (means.behind, means.or) = (Some(behind), Some(or));
+                ("run", words)
+            }
+            uri::Transport::Ext => (
+                "run",
+                vec![text(parameters.command.as_ref().unwrap().as_os_str())],
+            ),
+        };
+        means.way = Some(format!("{way} {}", written(words)));
+        Ok(means)
+    }
+
+    #[test]
+    fn every_uri_means_what_the_table_says() {
+        let directory = Directory::new();
+        let hosts = Hosts::new(&directory.0);
+        for case in uris::cases() {
+            let place = case.place();
+            match (meant(&case, &hosts), &case.refused) {
+                (Ok(means), None) => assert_eq!(means, case.means, "{place}"),
+                (Err(error), Some(part)) => {
+                    assert!(error.to_string().contains(part), "{place}: {error}");
+                }
+                (Ok(means), Some(_)) => panic!("{place}: {means:?}"),
+                (Err(error), None) => panic!("{place}: {error}"),
+            }
+        }
+    }
 
     #[test]
     fn the_first_socket_that_exists_is_meant_or_the_last() {

@@ -34,6 +34,10 @@ pub(super) fn command(uri: &Uri, user: &User, readonly: bool) -> Result<Command,
     if let Some(name) = &uri.user {
         add(&["-l", name]);
     }
+    if let Some(keyfile) = &parameters.keyfile {
+        arguments.extend([OsString::from("-i"), keyfile.clone().into_os_string()]);
+    }
+    let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
     add(&["-T", "-e", "none"]);
     if parameters.no_tty {
         add(&["-o", "BatchMode=yes"]);
@@ -52,9 +56,6 @@ pub(super) fn command(uri: &Uri, user: &User, readonly: bool) -> Result<Command,
         if !ways.contains(&SshAuth::Agent) {
             add(&["-o", "IdentityAgent=none"]);
         }
-    }
-    if let Some(keyfile) = &parameters.keyfile {
-        arguments.extend([OsString::from("-i"), keyfile.clone().into_os_string()]);
     }
     if let Some(file) = &parameters.known_hosts {
         let mut option = OsString::from("UserKnownHostsFile=");
@@ -148,120 +149,4 @@ fn quoted(text: &str) -> String {
 
 fn quoted_path(path: &Path) -> String {
     quoted(&path.to_string_lossy())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn words(uri: &str, readonly: bool) -> Vec<String> {
-        let uri: Uri = uri.parse().unwrap();
-        let command = command(&uri, &User::default(), readonly).unwrap();
-        [command.program]
-            .into_iter()
-            .chain(command.arguments)
-            .map(|word| word.into_string().unwrap())
-            .collect()
-    }
-
-    /// What a shell makes of the last word: the script that `sh -c` gets.
-    fn script(uri: &str, readonly: bool) -> String {
-        let last = words(uri, readonly).pop().unwrap();
-        let output = std::process::Command::new("sh")
-            .arg("-c")
-            .arg(format!("set -- {last}; printf %s \"$3\""))
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    #[test]
-    fn options_of_ssh() {
-        let plain = words("qemu+ssh://host/system", false);
-        assert_eq!(plain[..6], ["ssh", "-T", "-e", "none", "--", "host"]);
-        assert_eq!(plain.len(), 7);
-        assert!(plain[6].starts_with("sh -c '"));
-        let all = words(
-            "qemu+ssh://root@[::1]:2222/system?command=/opt/ssh&keyfile=/k%20y&no_tty=1&no_verify=1&\
-             known_hosts=/kh&sshauth=privkey,password",
-            false,
-        );
-        let expected = [
-            "/opt/ssh",
-            "-p",
-            "2222",
-            "-l",
-            "root",
-            "-T",
-            "-e",
-            "none",
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            "StrictHostKeyChecking=no",
-            "-o",
-            "PreferredAuthentications=publickey,password",
-            "-o",
-            "IdentityAgent=none",
-            "-i",
-            "/k y",
-            "-o",
-            "UserKnownHostsFile=/kh",
-            "--",
-            "::1",
-        ];
-        assert_eq!(all[..all.len() - 1], expected);
-        let auto = words(
-            "qemu+ssh://h/system?known_hosts_verify=auto&sshauth=agent",
-            false,
-        );
-        assert!(auto.contains(&"StrictHostKeyChecking=accept-new".to_owned()));
-        assert!(!auto.contains(&"IdentityAgent=none".to_owned()));
-        assert!(words("qemu+ssh:///system", false).contains(&"localhost".to_owned()));
-    }
-
-    #[test]
-    fn the_helper_or_netcat_as_libvirt_chooses() {
-        let auto = script("qemu+ssh://h/system", true);
-        assert!(
-            auto.contains("exec virt-ssh-helper -r 'qemu:///system'"),
-            "{auto}"
-        );
-        assert!(
-            auto.contains("'nc' -U '/var/run/libvirt/libvirt-sock-ro'"),
-            "{auto}"
-        );
-        let native = script("qemu+ssh://h/system?proxy=native", false);
-        assert_eq!(native, "exec virt-ssh-helper 'qemu:///system'");
-        assert_eq!(
-            script("qemu+ssh://h/session", false),
-            "exec virt-ssh-helper 'qemu:///session'"
-        );
-        for uri in [
-            "qemu+ssh://h/system?proxy=netcat&socket=/s",
-            "qemu+ssh://h/system?socket=/s",
-            "qemu+ssh://h/session?socket=/s",
-        ] {
-            let netcat = script(uri, false);
-            assert!(netcat.contains("exec 'nc' -q0 -U '/s'"), "{netcat}");
-            assert!(!netcat.contains(HELPER), "{netcat}");
-        }
-        let other = script("qemu+ssh://h/system?netcat=/opt/my%20nc", false);
-        assert!(
-            other.contains("'/opt/my nc' -U '/var/run/libvirt/libvirt-sock'"),
-            "{other}"
-        );
-    }
-
-    #[test]
-    fn no_word_of_the_user_is_taken_for_shell() {
-        let name = "qemu+ssh://h/system?proxy=native&name=a'b%3b%20$(touch%20x)%20%22";
-        assert_eq!(
-            script(name, false),
-            r#"exec virt-ssh-helper 'a'\''b; $(touch x) "'"#
-        );
-        let uri: Uri = "qemu+ssh://h/session?proxy=netcat".parse().unwrap();
-        let error = command(&uri, &User::default(), false).unwrap_err();
-        assert!(error.to_string().contains("`socket`"), "{error}");
-    }
 }

@@ -158,7 +158,7 @@ impl Timestamp {
 pub struct EventDomain {
     /// The domain's name, which can change.
     pub name: String,
-    /// Its UUID, which cannot.
+    /// Its UUID, which cannot. Nil where it is not known: virsh prints whose an event is by its name alone.
     pub uuid: Uuid,
     /// The number it has while it runs.
     pub id: Option<i32>,

@@ -21,13 +21,15 @@ pub use place::User;
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Uri {
-    /// The hypervisor driver, such as `qemu` or `test`; `remote` lets the daemon choose.
+    /// The hypervisor driver, such as `qemu` or `test`; `remote` lets the daemon choose. Empty where no URI was given: then it
+    /// is looked for which daemon is there, too.
     pub driver: String,
     /// How the daemon is reached. Without one in the URI: TLS where a host is named, else a unix socket.
     pub transport: Transport,
     /// Who logs in, with ssh.
     pub user: Option<String>,
-    /// The host's name or address; an IPv6 address without its brackets. [`Transport::Tcp`] and [`Transport::Tls`] have one.
+    /// The host's name or address; an IPv6 address without its brackets. [`Transport::Tcp`] and [`Transport::Tls`] have one:
+    /// `localhost` where the URI names none.
     pub host: Option<String>,
     /// Its port, where it is not the usual one.
     pub port: Option<u16>,
@@ -195,7 +197,7 @@ impl Uri {
     pub fn name(&self) -> String {
         match &self.parameters.name {
             Some(name) => name.clone(),
-            None if self.driver == "remote" => String::new(),
+            None if matches!(&*self.driver, "" | "remote") => String::new(),
             None => format!("{}://{}", self.driver, self.path),
         }
     }
@@ -232,7 +234,11 @@ impl fmt::Display for Transport {
 /// `DRIVER+TRANSPORT://USER@HOST:PORT/PATH`, without the parameters.
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}+{}://", self.driver, self.transport)?;
+        let driver = match &*self.driver {
+            "" => "remote",
+            driver => driver,
+        };
+        write!(f, "{driver}+{}://", self.transport)?;
         if let Some(user) = &self.user {
             write!(f, "{user}@")?;
         }

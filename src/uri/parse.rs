@@ -42,19 +42,25 @@ impl FromStr for Uri {
             reason,
         };
         let (scheme, rest) = text
-            .split_once("://")
+            .split_once(':')
+            .filter(|(_, rest)| rest.starts_with('/'))
             .ok_or_else(|| syntax("there is no `://` in it".to_owned()))?;
+        // With one slash there is no authority, as with three.
+        let rest = rest.strip_prefix("//").unwrap_or(rest);
         if rest.contains('#') {
             return Err(syntax("it has a fragment (`#`)".to_owned()));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        for part in [path, query] {
+            only_of_a_uri(part).map_err(&syntax)?;
+        }
         let (driver, transport) = match scheme.split_once('+') {
             Some((driver, transport)) => (driver, Some(read_transport(transport)?)),
             None => (scheme, None),
         };
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-        if driver.is_empty() || !driver.chars().all(plain) {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+        if !driver.starts_with(|c: char| c.is_ascii_alphabetic()) || !driver.chars().all(plain) {
             return Err(syntax(format!("`{driver}` is no driver")));
         }
         let (user, host, port) = read_authority(authority).map_err(&syntax)?;
@@ -66,15 +72,15 @@ impl FromStr for Uri {
             Some(_) => Transport::Tls,
             None => Transport::Unix,
         });
-        match (transport, &host) {
-            (Transport::Unix, Some(host)) => Err(syntax(format!(
-                "transport unix takes no host, and here is `{host}`"
-            ))),
-            (Transport::Tcp | Transport::Tls, None) => {
-                Err(syntax(format!("transport {transport} needs a host")))
+        let host = match (transport, host) {
+            (Transport::Unix, Some(host)) => {
+                return Err(syntax(format!(
+                    "transport unix takes no host, and here is `{host}`"
+                )));
             }
-            _ => Ok(()),
-        }?;
+            (Transport::Tcp | Transport::Tls, None) => Some("localhost".to_owned()),
+            (_, host) => host,
+        };
         let parameters = Parameters::read(query, transport)?;
         if transport == Transport::Ext && parameters.command.is_none() {
             return Err(parameter("command", "transport ext needs it"));
@@ -88,6 +94,20 @@ impl FromStr for Uri {
             path: path.to_owned(),
             parameters,
         })
+    }
+}
+
+/// What may stand in a path or a query as it is; libvirt refuses a URI with anything else in it.
+fn only_of_a_uri(text: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@/?%".contains(c);
+    match text.chars().find(|&c| !plain(c)) {
+        None => percent_decoded(text).map(drop),
+        Some(wrong) => {
+            let mut bytes = [0; 4];
+            let bytes = wrong.encode_utf8(&mut bytes).bytes();
+            let encoded: String = bytes.map(|byte| format!("%{byte:02X}")).collect();
+            Err(format!("{wrong:?} is written {encoded} in a URI"))
+        }
     }
 }
 
@@ -127,14 +147,15 @@ fn read_authority(text: &str) -> Result<Authority, String> {
             if host.is_empty() {
                 return Err("nothing between `[` and `]`".to_owned());
             }
-            (host, port)
+            // The `%` before a zone need not be encoded.
+            (percent_decoded(host).unwrap_or(host.to_owned()), port)
         }
         None => match text.split_once(':') {
             Some((_, port)) if port.contains(':') => {
                 return Err("an IPv6 address stands in brackets: [::1]".to_owned());
             }
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
+            Some((host, port)) => (named(host)?, Some(port)),
+            None => (named(text)?, None),
         },
     };
     // It may become an argument of ssh: no dash first, and nothing that is no part of a name or address.
@@ -155,8 +176,16 @@ fn read_authority(text: &str) -> Result<Authority, String> {
     if host.is_empty() && (port.is_some() || user.is_some()) {
         return Err("there is no host".to_owned());
     }
-    let host = (!host.is_empty()).then(|| host.to_owned());
+    let host = (!host.is_empty()).then_some(host);
     Ok((user, host, port))
+}
+
+/// A host by its name: in a URI that is ASCII, with other letters encoded.
+fn named(host: &str) -> Result<String, String> {
+    match host.chars().find(|c| !c.is_ascii()) {
+        Some(wrong) => Err(format!("{wrong:?} in the host `{host}` is not encoded")),
+        None => percent_decoded(host),
+    }
 }
 
 fn percent_decoded(text: &str) -> Result<String, String> {
@@ -188,9 +217,19 @@ impl Parameters {
     fn read(query: &str, transport: Transport) -> Result<Self, UriError> {
         let mut parameters = Parameters::default();
         let mut seen = Vec::new();
-        for part in query.split(['&', ';']).filter(|part| !part.is_empty()) {
+        let mut rest = query;
+        while !rest.is_empty() {
+            // A semicolon separates where no ampersand follows any more, as libvirt has it.
+            let end = rest.find('&').or_else(|| rest.find(';'));
+            let (part, after) = rest.split_at(end.unwrap_or(rest.len()));
+            rest = after.get(1..).unwrap_or_default();
+            if part.is_empty() {
+                continue;
+            }
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let name = name.to_ascii_lowercase();
+            let name = percent_decoded(name)
+                .map_err(|reason| parameter(name, reason))?
+                .to_ascii_lowercase();
             if name == "tls_priority" {
                 let reason = "is a setting of GnuTLS, which is not used here";
                 return Err(parameter(&name, reason));
@@ -215,10 +254,25 @@ impl Parameters {
             let reason = format!("transport {transport} leads to libvirtd or virtproxyd only");
             return Err(parameter("mode", reason));
         }
-        if parameters.netcat.is_some() && parameters.proxy == Some(Proxy::Native) {
-            return Err(parameter("netcat", "contradicts `proxy=native`"));
-        }
+        parameters.check_proxy()?;
         Ok(parameters)
+    }
+
+    /// The helper finds the socket itself, and so would leave these two without effect.
+    pub(super) fn check_proxy(&self) -> Result<(), UriError> {
+        if self.proxy != Some(Proxy::Native) {
+            return Ok(());
+        }
+        let reason = "contradicts `proxy=native`";
+        match self {
+            Parameters {
+                netcat: Some(_), ..
+            } => Err(parameter("netcat", reason)),
+            Parameters {
+                socket: Some(_), ..
+            } => Err(parameter("socket", reason)),
+            _ => Ok(()),
+        }
     }
 
     fn set(&mut self, name: &str, value: String) -> Result<(), String> {
@@ -311,8 +365,9 @@ impl SshAuth {
 
 impl Auth {
     fn read(value: &str) -> Result<Self, String> {
-        match value.split_once('.').unwrap_or((value, "")) {
-            ("polkit", "") => Ok(Auth::Polkit),
+        let lower = value.to_ascii_lowercase();
+        match lower.split_once('.').unwrap_or((&lower, "")) {
+            ("polkit", "") if !value.contains('.') => Ok(Auth::Polkit),
             ("sasl", "") if !value.contains('.') => Ok(Auth::Sasl(None)),
             ("sasl", mechanism) if !mechanism.is_empty() => {
                 Ok(Auth::Sasl(Some(mechanism.to_ascii_uppercase())))
@@ -326,154 +381,34 @@ impl Auth {
 mod tests {
     use super::*;
 
+    // Which host and port a URI means, what runs for it, and which are refused: `src/dial/mod.rs` holds that to the table
+    // in `fixtures/uris.txt`.
+
     fn parse(text: &str) -> Uri {
         text.parse()
             .unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     #[test]
-    fn the_parts_of_a_uri() {
-        use Transport::{Ext, Ssh, Tcp, Tls, Unix};
-        // URI, transport, user, host, port, what the daemon opens.
-        for (text, transport, user, host, port, name) in [
-            ("qemu:///system", Unix, None, None, None, "qemu:///system"),
+    fn as_it_is_shown() {
+        for (text, shown) in [
             (
-                "qemu+unix:///session",
-                Unix,
-                None,
-                None,
-                None,
-                "qemu:///session",
+                "qemu://u@[::1]:5/system?no_verify=1",
+                "qemu+tls://u@[::1]:5/system",
             ),
-            (
-                "test+unix:///default",
-                Unix,
-                None,
-                None,
-                None,
-                "test:///default",
-            ),
-            ("remote:///", Unix, None, None, None, ""),
-            (
-                "qemu://host/system",
-                Tls,
-                None,
-                Some("host"),
-                None,
-                "qemu:///system",
-            ),
-            (
-                "qemu+tls://host:1/system",
-                Tls,
-                None,
-                Some("host"),
-                Some(1),
-                "qemu:///system",
-            ),
-            (
-                "qemu+tcp://10.0.0.1/system",
-                Tcp,
-                None,
-                Some("10.0.0.1"),
-                None,
-                "qemu:///system",
-            ),
-            (
-                "qemu+TCP://[::1]:16510/system",
-                Tcp,
-                None,
-                Some("::1"),
-                Some(16510),
-                "qemu:///system",
-            ),
-            (
-                "qemu+tcp://[fe80::1%25eth0]/x",
-                Tcp,
-                None,
-                Some("fe80::1%25eth0"),
-                None,
-                "qemu:///x",
-            ),
-            (
-                "qemu+ssh://root@host:2222/system",
-                Ssh,
-                Some("root"),
-                Some("host"),
-                Some(2222),
-                "qemu:///system",
-            ),
-            (
-                "qemu+ssh://a%40b@host/session",
-                Ssh,
-                Some("a@b"),
-                Some("host"),
-                None,
-                "qemu:///session",
-            ),
-            (
-                "qemu+ssh:///system",
-                Ssh,
-                None,
-                None,
-                None,
-                "qemu:///system",
-            ),
-            (
-                "qemu+libssh2://host/system",
-                Ssh,
-                None,
-                Some("host"),
-                None,
-                "qemu:///system",
-            ),
-            (
-                "qemu+ext:///system?command=/bin/x",
-                Ext,
-                None,
-                None,
-                None,
-                "qemu:///system",
-            ),
-            ("remote+tcp://host", Tcp, None, Some("host"), None, ""),
-            (
-                "qemu+tcp://host/system?name=qemu:///session",
-                Tcp,
-                None,
-                Some("host"),
-                None,
-                "qemu:///session",
-            ),
-            (
-                "qemu+tcp://host/system?name=",
-                Tcp,
-                None,
-                Some("host"),
-                None,
-                "",
-            ),
+            ("qemu+TCP://h", "qemu+tcp://h"),
+            ("qemu:/session", "qemu+unix:///session"),
         ] {
-            let uri = parse(text);
-            assert_eq!(uri.transport, transport, "{text}");
-            assert_eq!(uri.user.as_deref(), user, "{text}");
-            assert_eq!(uri.host.as_deref(), host, "{text}");
-            assert_eq!(uri.port, port, "{text}");
-            assert_eq!(uri.name(), name, "{text}");
+            assert_eq!(parse(text).to_string(), shown);
         }
-        assert_eq!(parse("qemu+tcp://h/system").port_or_default(), Some(16509));
-        assert_eq!(parse("qemu+tls://h/system").port_or_default(), Some(16514));
-        assert_eq!(parse("qemu+ssh://h/system").port_or_default(), None);
-        assert_eq!(
-            parse("qemu://u@[::1]:5/system?no_verify=1").to_string(),
-            "qemu+tls://u@[::1]:5/system"
-        );
     }
 
     #[test]
     fn parameters() {
         let ssh = parse(
-            "qemu+ssh://h/system?Socket=/a%20b&COMMAND=/usr/bin/ssh;netcat=nc.openbsd&proxy=netcat&\
+            "qemu+ssh://h/system?Socket=/a%20b&COMMAND=/usr/bin/ssh&netcat=nc.openbsd&proxy=netcat&\
              keyfile=/k&no_tty=1&no_verify=-1&known_hosts=/h&known_hosts_verify=auto&\
-             sshauth=agent,PRIVKEY&auth=sasl.scram-sha-256&mode=legacy&authfile=/auth.conf&",
+             sshauth=agent,PRIVKEY&auth=SASL.scram-sha-256&mode=legacy&&auth%66ile=/auth.conf;",
         );
         assert_eq!(
             ssh.parameters,
@@ -504,63 +439,5 @@ mod tests {
         assert_eq!(unix.parameters.socket, Some("@abstract".into()));
         assert_eq!(unix.parameters.mode, Some(Mode::Direct));
         assert_eq!(unix.parameters.auth, Some(Auth::Sasl(None)));
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (text, part) in [
-            ("", "`://`"),
-            ("qemu:/system", "`://`"),
-            ("://h/system", "driver"),
-            ("qe mu:///system", "driver"),
-            ("qemu://system", "qemu:///system"),
-            ("qemu+ssh://session", "qemu+ssh:///session"),
-            ("qemu+udp://h/system", "`udp`"),
-            ("qemu+://h/system", "``"),
-            ("qemu+unix://h/system", "`h`"),
-            ("qemu+tcp:///system", "host"),
-            ("qemu+tls:///system", "host"),
-            ("qemu+tcp://:5/system", "host"),
-            ("qemu+ssh://u@/system", "host"),
-            ("qemu+ssh://@h/system", "user"),
-            ("qemu+tcp://::1/system", "brackets"),
-            ("qemu+tcp://[::1/system", "`]`"),
-            ("qemu+tcp://[]/system", "`[`"),
-            ("qemu+tcp://[::1]5/system", "`5`"),
-            ("qemu+tcp://h:0/system", "`0`"),
-            ("qemu+tcp://h:65536/system", "`65536`"),
-            ("qemu+tcp://h:/system", "``"),
-            ("qemu+tcp://h:+5/system", "`+5`"),
-            ("qemu+ssh://-oProxyCommand=x/system", "'='"),
-            ("qemu+ssh://-x/system", "dash"),
-            ("qemu+ssh://-l@h/system", "dash"),
-            ("qemu+ssh://a b/system", "' '"),
-            ("qemu+ssh://u%zz@h/system", "%zz"),
-            ("qemu:///system#x", "fragment"),
-            ("qemu:///system?foo=bar", "`foo`"),
-            ("qemu:///system?tls_priority=NORMAL", "`tls_priority`"),
-            ("qemu:///system?pkipath=/x", "`pkipath`"),
-            ("qemu+tcp://h/system?socket=/x", "`socket`"),
-            ("qemu+tls://h/system?keyfile=/x", "`keyfile`"),
-            ("qemu+ssh://h/system?no_verify=yes", "`yes`"),
-            ("qemu+ssh://h/system?keyfile=", "`keyfile`"),
-            ("qemu+ssh://h/system?keyfile=%zz", "%zz"),
-            ("qemu+ssh://h/system?keyfile=%00", "%00"),
-            ("qemu+ssh://h/system?keyfile=a&keyfile=b", "twice"),
-            ("qemu+ssh://h/system?mode=direct", "`mode`"),
-            ("qemu+ssh://h/system?mode=new", "`new`"),
-            ("qemu+ssh://h/system?proxy=x", "`x`"),
-            ("qemu+ssh://h/system?proxy=native&netcat=nc", "`netcat`"),
-            ("qemu+ssh://h/system?known_hosts_verify=x", "`x`"),
-            ("qemu+ssh://h/system?sshauth=agent,x", "`x`"),
-            ("qemu+ssh://h/system?auth=sasl.", "`sasl.`"),
-            ("qemu+ssh://h/system?auth=none", "`none`"),
-            ("qemu+ext:///system", "`command`"),
-        ] {
-            match text.parse::<Uri>() {
-                Err(error) => assert!(error.to_string().contains(part), "{text}: {error}"),
-                Ok(uri) => panic!("{text}: {uri:?}"),
-            }
-        }
     }
 }

@@ -123,6 +123,7 @@ impl Uri {
             (Some(proxy), Transport::Ssh) if parameters.proxy.is_none() => {
                 let proxy = Proxy::read(proxy).map_err(|reason| wrong("remote_proxy", reason))?;
                 parameters.proxy = Some(proxy);
+                parameters.check_proxy()?;
             }
             _ => {}
         }
@@ -139,7 +140,7 @@ impl Uri {
             false => "/session",
         };
         Uri {
-            driver: "remote".to_owned(),
+            driver: String::new(),
             transport: Transport::Unix,
             user: None,
             host: None,
@@ -149,9 +150,10 @@ impl Uri {
         }
     }
 
-    /// Whether a daemon of the user's own is meant, not the system's. Root has none.
+    /// Whether a daemon of the user's own is meant, not the system's: for the path `/session`, and for the test driver. Root has
+    /// none.
     pub fn is_session(&self, user: &User) -> bool {
-        self.path == "/session" && !user.is_root
+        (self.path == "/session" || self.driver == "test") && !user.is_root
     }
 
     /// The unix sockets at which the daemon may be, in libvirt's own order: the first that exists is meant, or the last where
@@ -228,8 +230,8 @@ impl Uri {
     /// The drivers whose own daemons may be meant.
     fn daemons(&self, session: bool) -> Vec<&str> {
         match self.driver.as_str() {
-            "remote" if session => PROBED_IN_SESSION.to_vec(),
-            "remote" => PROBED.to_vec(),
+            "" if session => PROBED_IN_SESSION.to_vec(),
+            "" => PROBED.to_vec(),
             driver if OWN_DAEMON.contains(&driver) => vec![driver],
             _ => Vec::new(),
         }
@@ -266,110 +268,29 @@ mod tests {
         }
     }
 
-    fn sockets(uri: &str, user: &User, readonly: bool) -> Vec<String> {
-        let uri: Uri = uri.parse().unwrap();
-        let sockets = uri.sockets(user, readonly).unwrap();
-        sockets
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect()
-    }
+    // Which sockets a URI means: `src/dial/mod.rs` holds that to the table in `fixtures/uris.txt`.
 
     #[test]
-    fn sockets_in_libvirts_order() {
+    fn root_without_a_uri_looks_for_every_daemon() {
         let root = User {
             is_root: true,
             ..User::default()
         };
-        let system = "/var/run/libvirt";
-        let session = "/run/user/1000/libvirt";
-        for (uri, user, readonly, directory, names) in [
-            (
-                "qemu:///system",
-                &root,
-                false,
-                system,
-                &["virtqemud-sock", "libvirt-sock"][..],
-            ),
-            (
-                "qemu:///system",
-                &someone(),
-                false,
-                system,
-                &["virtqemud-sock", "libvirt-sock"],
-            ),
-            (
-                "qemu:///system",
-                &root,
-                true,
-                system,
-                &["virtqemud-sock-ro", "libvirt-sock-ro"],
-            ),
-            (
-                "qemu:///session",
-                &someone(),
-                false,
-                session,
-                &["virtqemud-sock", "libvirt-sock"],
-            ),
-            (
-                "qemu:///session",
-                &someone(),
-                true,
-                session,
-                &["virtqemud-sock", "libvirt-sock"],
-            ),
-            // Root's session is the system.
-            (
-                "qemu:///session",
-                &root,
-                false,
-                system,
-                &["virtqemud-sock", "libvirt-sock"],
-            ),
-            (
-                "qemu:///system?mode=legacy",
-                &root,
-                false,
-                system,
-                &["libvirt-sock"],
-            ),
-            (
-                "qemu:///system?mode=direct",
-                &root,
-                false,
-                system,
-                &["virtqemud-sock"],
-            ),
-            (
-                "lxc:///system",
-                &root,
-                false,
-                system,
-                &["virtlxcd-sock", "libvirt-sock"],
-            ),
-            (
-                "test+unix:///default",
-                &root,
-                false,
-                system,
-                &["libvirt-sock"],
-            ),
-            (
-                "remote:///session",
-                &someone(),
-                false,
-                session,
-                &["virtqemud-sock", "virtvboxd-sock", "libvirt-sock"],
-            ),
-        ] {
-            let expected: Vec<_> = names
-                .iter()
-                .map(|name| format!("{directory}/{name}"))
-                .collect();
-            assert_eq!(sockets(uri, user, readonly), expected, "{uri}");
-        }
-        assert_eq!(sockets("qemu:///session?socket=/x", &root, true), ["/x"]);
+        let uri = Uri::of_this_machine(&root);
+        let names = [
+            "virtxend",
+            "virtqemud",
+            "virtlxcd",
+            "virtvboxd",
+            "virtbhyved",
+            "virtvzd",
+            "libvirt",
+        ];
+        let expected: Vec<_> = names
+            .iter()
+            .map(|name| PathBuf::from(format!("/var/run/libvirt/{name}-sock")))
+            .collect();
+        assert_eq!(uri.sockets(&root, false).unwrap(), expected);
     }
 
     #[test]
@@ -405,9 +326,6 @@ mod tests {
         let session: Uri = "qemu:///session".parse().unwrap();
         let error = session.sockets(&User::default(), false).unwrap_err();
         assert!(error.to_string().contains("XDG_RUNTIME_DIR"), "{error}");
-        let test: Uri = "test:///default?mode=direct".parse().unwrap();
-        let error = test.sockets(&someone(), false).unwrap_err();
-        assert!(error.to_string().contains("`test`"), "{error}");
     }
 
     /// A configuration directory that goes with the test.
@@ -459,6 +377,18 @@ mod tests {
         );
         let uri = Uri::resolve(Some("qemu:///session?mode=auto"), &user).unwrap();
         assert_eq!(uri.parameters.mode, Some(Mode::Auto));
+    }
+
+    #[test]
+    fn a_default_proxy_leaves_no_parameter_without_effect() {
+        let (_config, user) = Config::new("proxy", "remote_proxy = \"native\"\n");
+        for parameter in ["netcat", "socket"] {
+            let uri = format!("qemu+ssh://h/system?{parameter}=/x");
+            let error = Uri::resolve(Some(&uri), &user).unwrap_err().to_string();
+            assert!(error.contains(parameter), "{error}");
+            let overridden = format!("{uri}&proxy=netcat");
+            Uri::resolve(Some(&overridden), &user).unwrap();
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::io::{BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 
 use crate::program::*;
 use crate::support::lab::{Lab, uuid_of};
@@ -211,13 +212,14 @@ async fn run(uri: &str, words: &[&str]) -> String {
 }
 
 /// What happens to a guest by these commands, which `command` runs, as `events` with these arguments prints it: from the first
-/// event of `life` up to its last. What the firmware does is left out.
+/// event of `life` up to its last. What the firmware does is left out. Gives the rest of what is printed too: where nobody
+/// reads that, the program ends.
 async fn told_of(
     arguments: &[&str],
     command: impl AsyncFn(&str),
     commands: &[&str],
     life: &[&str],
-) -> (Child, Vec<Value>) {
+) -> (Child, Lines<BufReader<ChildStdout>>, Vec<Value>) {
     let (child, mut lines) = watch(arguments);
     // An event before the registration is seen by nobody, so there are events until one is seen.
     let seen = tokio::spawn(async move {
@@ -243,7 +245,7 @@ async fn told_of(
             events.push(event);
         }
     }
-    (child, events)
+    (child, lines, events)
 }
 
 /// The names of the events, in their order.
@@ -263,7 +265,7 @@ async fn live_events_tell_a_guests_life() {
     let asked = format!("tcp:{}", qemu.tcp_addr());
     let arguments = ["-C", &watched, "events", "--json"];
     let command = async |name: &str| drop(run(&asked, &[name]).await);
-    let (child, events) = told_of(&arguments, command, &COMMANDS, &LIFE).await;
+    let (child, _rest, events) = told_of(&arguments, command, &COMMANDS, &LIFE).await;
     assert_eq!(names(&events), LIFE);
     assert_eq!(events[1]["data"]["reason"], "host-qmp-system-reset");
     assert_eq!(events[4]["data"]["reason"], "host-qmp-quit");
@@ -286,7 +288,7 @@ async fn live_events_of_all_domains_name_theirs() {
         .collect();
     // After `quit` libvirt passes SHUTDOWN on only where it reads it before it finds that QEMU has gone.
     let command = async |name: &str| drop(run(&uri, &[GUEST, name]).await);
-    let (child, events) = told_of(&arguments, command, &COMMANDS[..4], &LIFE[..4]).await;
+    let (child, _rest, events) = told_of(&arguments, command, &COMMANDS[..4], &LIFE[..4]).await;
     assert_eq!(names(&events), LIFE[..4]);
     for event in &events {
         assert_eq!(event["domain"]["name"], GUEST);
@@ -348,7 +350,7 @@ async fn live_events_tell_a_guests_life_through_libvirt() {
     };
     let commands = ["system_reset", "stop", "cont", "system_powerdown"];
     let life = ["RESET", "STOP", "RESUME", "POWERDOWN", "SHUTDOWN"];
-    let (child, events) = told_of(&arguments, command, &commands, &life).await;
+    let (child, _rest, events) = told_of(&arguments, command, &commands, &life).await;
     assert_eq!(names(&events), life);
     assert_eq!(events[0]["data"]["reason"], "host-qmp-system-reset");
     assert_eq!(events[4]["data"]["reason"], "guest-shutdown");
@@ -428,6 +430,63 @@ async fn live_by_every_driver() {
         let output = within(qmp(&["-C", uri, "list"]).output()).await.unwrap();
         assert_eq!(code(&output), 3, "{uri}: {}", stderr(&output));
     }
+}
+
+#[tokio::test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
+async fn live_events_of_all_domains_by_every_driver() {
+    let lab = Lab::start();
+    lab.guest("one");
+    lab.guest("two");
+    let mut drivers = vec!["", "virsh+"];
+    drivers.extend(cfg!(feature = "libvirt-c").then_some("c+"));
+    for driver in drivers {
+        let uri = format!("{driver}{}", lab.client_uri());
+        let (mut child, mut lines) = watch(&["-C", &uri, "events", "-e", "STOP", "-e", "RESUME"]);
+        // Until the first is printed, nobody knows that it listens.
+        let first = {
+            let mut first = std::pin::pin!(line(&mut lines));
+            loop {
+                lab.virsh(&["suspend", "one"]);
+                lab.virsh(&["resume", "one"]);
+                let moment = std::time::Duration::from_millis(100);
+                if let Ok(first) = tokio::time::timeout(moment, &mut first).await {
+                    break first;
+                }
+            }
+        };
+        assert!(first.starts_with("one "), "{driver}: {first}");
+        lab.virsh(&["suspend", "two"]);
+        lab.virsh(&["resume", "two"]);
+        for event in ["STOP", "RESUME"] {
+            let text = within(async {
+                loop {
+                    let text = line(&mut lines).await;
+                    if !text.starts_with("one ") {
+                        break text;
+                    }
+                }
+            });
+            let text = text.await;
+            assert!(
+                text.starts_with("two ") && text.ends_with(event),
+                "{driver}: {text}"
+            );
+        }
+        send(&child, "TERM").await;
+        assert_eq!(
+            within(child.wait()).await.unwrap().code(),
+            Some(143),
+            "{driver}"
+        );
+    }
+    let virshes = || -> Vec<String> {
+        let mut found = that_name(&lab.unix_path());
+        found.retain(|process| process.contains("qemu-monitor-event"));
+        found
+    };
+    let gone = poll_until(PATIENCE, || virshes().is_empty().then_some(()));
+    assert!(gone.is_some(), "left: {:?}", virshes());
 }
 
 #[tokio::test]

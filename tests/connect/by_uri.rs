@@ -28,6 +28,13 @@ fn which_uri_do_i_need() {
         })
         .collect();
     assert_eq!(rows.len(), 10);
+    // What is documented is also tried with virsh.
+    let cases = super::uris::table::cases();
+    for (what, uri) in &rows {
+        let there =
+            |case: &super::uris::table::Case| case.uri.parse().is_ok_and(|case: Uri| case == *uri);
+        assert!(cases.iter().any(there), "{what}: not in fixtures/uris.txt");
+    }
     let mut user = User::default();
     user.runtime_dir = Some("/run/user/1000".into());
     for (what, uri) in rows {

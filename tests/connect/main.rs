@@ -17,6 +17,7 @@ mod sasl;
 mod ssh;
 #[cfg(feature = "tls")]
 mod tls;
+mod uris;
 #[cfg(not(feature = "sasl"))]
 mod without_sasl;
 #[cfg(not(feature = "tls"))]

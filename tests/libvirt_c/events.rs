@@ -162,3 +162,61 @@ async fn a_stream_outlives_its_domains_end_and_its_monitor() {
     lab.virsh(&["suspend", "one"]);
     stopped(events).await;
 }
+
+#[tokio::test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
+async fn the_events_of_all_domains_come_beside_those_of_one() {
+    let _beside = beside_others().await;
+    let lab = Lab::start();
+    let one = lab.guest("one");
+    let monitor = monitor(&lab, "one");
+    let options = || EventOptions::new(STOP_AND_GO);
+    let mut own = monitor.events_with(options()).await.unwrap();
+    let mut all = monitor.all_monitor_events(options()).await.unwrap();
+    let mut resets = monitor
+        .all_monitor_events(EventOptions::new("RESET"))
+        .await
+        .unwrap();
+    // One that was not there before.
+    let two = lab.guest("two");
+    for (guest, command, event) in [
+        (&two, "suspend", "STOP"),
+        (&one, "suspend", "STOP"),
+        (&two, "resume", "RESUME"),
+    ] {
+        let uuid = guest.uuid.to_string();
+        lab.virsh(&[command, &uuid]);
+        loop {
+            let came = next_of(&mut all, &STOP_AND_GO).await;
+            let of = came.domain.unwrap();
+            if (&*came.name, of.uuid) == (event, guest.uuid) {
+                assert!(of.id.is_some());
+                break;
+            }
+            // Starting a guest lets it run.
+            assert_eq!((&*came.name, of.uuid), ("RESUME", two.uuid));
+        }
+    }
+    lab.virsh(&["reset", "two"]);
+    let reset = next_of(&mut resets, &["RESET"]).await;
+    assert_eq!(reset.domain.unwrap().name, "two");
+    // Each event came once, and the domain's own stream has its own alone.
+    let came = next_of(&mut own, &STOP_AND_GO).await;
+    assert_eq!((&*came.name, came.domain.unwrap().uuid), ("STOP", one.uuid));
+    drop((all, resets));
+    lab.virsh(&["resume", "one"]);
+    assert_eq!(next_of(&mut own, &STOP_AND_GO).await.name, "RESUME");
+    // One that has no domain, and outlives its monitor.
+    drop(own);
+    monitor.disconnect().await.unwrap();
+    let host = LibvirtC::new(lab.client_uri(), "");
+    let mut all = host.all_monitor_events(options()).await.unwrap();
+    drop(host);
+    lab.virsh(&["suspend", "two"]);
+    let came = next_of(&mut all, &STOP_AND_GO).await;
+    assert_eq!((&*came.name, came.domain.unwrap().uuid), ("STOP", two.uuid));
+    lab.kill_daemon();
+    let end = within(SOON, all.next()).await.unwrap().unwrap_err();
+    assert!(end.is_disconnected(), "{end:?}");
+    assert!(all.next().await.is_none());
+}

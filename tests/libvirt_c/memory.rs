@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use libvirt_qmp::{Command, MonitorExt};
+use libvirt_qmp::{Command, EventOptions, MonitorExt};
 use serde_json::Value;
 
 use super::child;
@@ -38,6 +38,8 @@ async fn use_it(uri: &str) {
     for _ in 0..3 {
         let monitor = LibvirtC::with_config(uri, "one", config.clone());
         let mut events = monitor.events().await.unwrap();
+        let all = monitor.all_monitor_events(EventOptions::default());
+        let mut all = all.await.unwrap();
         for (command, event) in [
             ("stop", "STOP"),
             ("cont", "RESUME"),
@@ -45,6 +47,7 @@ async fn use_it(uri: &str) {
         ] {
             let _: Value = monitor.execute(Command::new(command)).await.unwrap();
             next_of(&mut events, &[event]).await;
+            next_of(&mut all, &[event]).await;
         }
         let null = File::open("/dev/null").unwrap();
         let add = br#"{"execute":"add-fd"}"#;
@@ -55,7 +58,7 @@ async fn use_it(uri: &str) {
             .unwrap_err();
         let agent = monitor.agent(br#"{"execute":"guest-ping"}"#, Default::default());
         agent.await.unwrap_err();
-        drop(events);
+        drop((events, all));
         let late = monitor.events().await.unwrap();
         monitor.disconnect().await.unwrap();
         drop(late);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use libvirt_qmp::{
     Config, EndCause, Error, EventFilter, EventOptions, EventStream, Monitor, Overflow, Phase,
+    Virsh,
 };
 use serde_json::Value;
 
@@ -270,4 +271,118 @@ async fn a_stream_outlives_its_monitor() {
     assert_eq!(name(&mut events).await, "STOP");
     drop(events);
     fake.assert_gone();
+}
+
+#[tokio::test]
+async fn the_events_of_all_domains_come_by_their_names() {
+    let fake = Fake::new(
+        r#"events() {
+            registered
+            gate gate
+            printf "event STOP at 5.000007 for domain 'one': <null>\n"
+            printf "event RESET at 6.000000 for domain 'it': {}': {\"guest\":false}\n"
+            printf "event STOP at 7.000000 for domain 'one': <null>\n"
+            gate gate
+        }"#,
+    );
+    // There is no such domain, and nobody looks for it.
+    let host = Virsh::new("fake:///x", "").program(fake.program());
+    let mut all = soon(host.all_monitor_events(EventOptions::default()))
+        .await
+        .unwrap();
+    let mut resets = soon(host.all_monitor_events(EventOptions::new("RESET")))
+        .await
+        .unwrap();
+    fake.open("gate").await;
+    for (event, seconds, domain) in [
+        ("STOP", 5, "one"),
+        ("RESET", 6, "it': {}"),
+        ("STOP", 7, "one"),
+    ] {
+        let item = next(&mut all).await.unwrap().unwrap();
+        assert_eq!((&*item.name, item.timestamp.seconds), (event, seconds));
+        let of = item.domain.unwrap();
+        assert_eq!((&*of.name, of.uuid.is_nil(), of.id), (domain, true, None));
+    }
+    assert_eq!(name(&mut resets).await, "RESET");
+    let argv = fake.notes("argv");
+    assert_eq!(argv.len(), 1, "{argv:?}");
+    assert!(
+        argv[0].ends_with("-c fake:///x qemu-monitor-event --loop"),
+        "{argv:?}"
+    );
+    host.disconnect().await.unwrap();
+    for events in [&mut all, &mut resets] {
+        let item = next(events).await;
+        assert!(item.is_none(), "{item:?}");
+    }
+    fake.assert_gone();
+    let closed = host.all_monitor_events(EventOptions::default()).await;
+    assert!(matches!(closed.unwrap_err(), Error::Closed));
+}
+
+#[tokio::test]
+async fn the_events_of_all_domains_and_of_one_are_two_registrations() {
+    let fake = Fake::new(
+        r#"events() {
+            registered
+            case $* in
+                *--domain*) gate event; event OWN ;;
+                *) gate gate; event ANY ;;
+            esac
+            until false; do gate gate; done
+        }"#,
+    );
+    let monitor = fake.monitor();
+    let mut own = soon(monitor.events()).await.unwrap();
+    let mut all = soon(monitor.all_monitor_events(EventOptions::default()))
+        .await
+        .unwrap();
+    fake.open("gate").await;
+    fake.open("event").await;
+    assert_eq!(
+        (name(&mut own).await, name(&mut all).await),
+        ("OWN".to_owned(), "ANY".to_owned())
+    );
+    drop(all);
+    // The other goes on.
+    assert!(
+        tokio::time::timeout(Duration::ZERO, own.next())
+            .await
+            .is_err()
+    );
+    drop((own, monitor));
+    fake.assert_gone();
+}
+
+#[tokio::test]
+async fn nobody_to_tell_of_all_domains_is_an_error() {
+    for (events, expected) in [
+        (
+            r#"fail "failed to connect to the hypervisor"; fail "Failed to connect socket to '/x': No such file or directory""#,
+            "No such file",
+        ),
+        (
+            r#"fail "operation forbidden: read only access prevents virConnectDomainQemuMonitorEventRegister""#,
+            "read only",
+        ),
+    ] {
+        let fake = Fake::new(&format!("events() {{ {events}; exit 1; }}"));
+        let host = Virsh::new("fake:///x", "").program(fake.program());
+        let error = soon(host.all_monitor_events(EventOptions::default()))
+            .await
+            .unwrap_err();
+        assert!(
+            error.to_string().contains(expected) || format!("{error:?}").contains(expected),
+            "{error:?}"
+        );
+        assert_eq!(
+            error.is_unavailable(),
+            expected == "No such file",
+            "{error:?}"
+        );
+        assert_eq!(error.is_denied(), expected == "read only", "{error:?}");
+        drop(host);
+        fake.assert_gone();
+    }
 }

@@ -53,7 +53,7 @@ case $1 in
     domuuid) domuuid "$3"; exit ;;
     domname) domname "$3"; exit ;;
     list) list; exit ;;
-    qemu-monitor-event) trap 'echo "event loop interrupted"; exit 0' INT; events; exit ;;
+    qemu-monitor-event) trap 'echo "event loop interrupted"; exit 0' INT; events "$@"; exit ;;
     qemu-monitor-command) with_file "$7"; exit ;;
 esac
 begin

@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use libvirt_qmp::{
-    AgentTimeout, Command, Config, EndCause, Error, EventStream, LibvirtError, Monitor, MonitorExt,
-    Phase, RunOptions, Virsh,
+    AgentTimeout, Command, Config, EndCause, Error, EventOptions, EventStream, LibvirtError,
+    Monitor, MonitorExt, Phase, RunOptions, Virsh,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -489,5 +489,45 @@ async fn many_monitors_at_once() {
         assert_eq!(next_of(events, &["STOP"]).await.name, "STOP");
     }
     drop((monitors, streams));
+    assert_gone(&lab);
+}
+
+#[tokio::test]
+#[ignore = "needs libvirtd and QEMU: run tests/run"]
+async fn the_events_of_all_domains_come_beside_those_of_one() {
+    let lab = Lab::start();
+    lab.guest("one");
+    let monitor = monitor(&lab, "one");
+    let options = || EventOptions::new(["STOP", "RESUME"]);
+    let mut own = soon(monitor.events_with(options())).await.unwrap();
+    let mut all = soon(monitor.all_monitor_events(options())).await.unwrap();
+    // One that was not there before.
+    lab.guest("two");
+    for (domain, command, event) in [
+        ("two", "suspend", "STOP"),
+        ("one", "suspend", "STOP"),
+        ("two", "resume", "RESUME"),
+    ] {
+        lab.virsh(&[command, domain]);
+        loop {
+            let came = soon(all.next()).await.unwrap().unwrap();
+            let of = came.domain.clone().unwrap();
+            assert_eq!((of.uuid.is_nil(), of.id), (true, None));
+            if (&*came.name, &*of.name) == (event, domain) {
+                break;
+            }
+            // Starting a guest lets it run.
+            assert_eq!((&*came.name, &*of.name), ("RESUME", "two"));
+        }
+    }
+    let came = next_of(&mut own, &["STOP", "RESUME"]).await;
+    assert_eq!(
+        (&*came.name, came.domain.unwrap().uuid),
+        ("STOP", uuid_of("one"))
+    );
+    drop(all);
+    lab.virsh(&["resume", "one"]);
+    assert_eq!(name(&mut own).await, "RESUME");
+    soon(monitor.disconnect()).await.unwrap();
     assert_gone(&lab);
 }

@@ -56,7 +56,7 @@ pub(crate) fn as_json(event: &Event) -> Result<String, Failure> {
     #[derive(Serialize)]
     struct ShownDomain<'a> {
         name: &'a str,
-        uuid: String,
+        uuid: Option<String>,
         id: Option<i32>,
     }
     to_line(&Shown {
@@ -68,7 +68,7 @@ pub(crate) fn as_json(event: &Event) -> Result<String, Failure> {
         },
         domain: event.domain.as_ref().map(|domain| ShownDomain {
             name: &domain.name,
-            uuid: domain.uuid.to_string(),
+            uuid: (!domain.uuid.is_nil()).then(|| domain.uuid.to_string()),
             id: domain.id,
         }),
     })

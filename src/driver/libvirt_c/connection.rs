@@ -48,6 +48,14 @@ pub(super) struct Shared {
     pub(super) events: Fanout<Arrival>,
 }
 
+/// Whose events. A connection has those of its domain or those of all: where it is registered for one domain, libvirt's client
+/// asks the daemon for no others.
+#[derive(Clone, Copy)]
+pub(super) enum Of {
+    Domain,
+    All,
+}
+
 /// What the thread of a connection has.
 pub(super) struct Session {
     shared: Arc<Shared>,
@@ -57,7 +65,7 @@ pub(super) struct Session {
     domain: Option<Arc<DomainRef>>,
     /// The threads that run commands of the domain.
     lanes: Vec<Jobs<Arc<DomainRef>>>,
-    /// The registration for the domain's events, and how many streams there are.
+    /// The registration for events, and how many streams there are.
     registration: Option<i32>,
     streams: usize,
     /// Last, for it tells that the others are gone.
@@ -175,13 +183,14 @@ impl Connection {
         self.control.call(wait, start).await
     }
 
-    /// Subscribes to the monitor events of the domain, after `lookup`. No event after this is missed.
+    /// Subscribes to the monitor events of the domain, after `lookup`, or to those of all. No event after this is missed.
     pub(super) async fn subscribe(
         &self,
+        of: Of,
         options: QueueOptions<Arrival>,
     ) -> Result<Subscription, Error> {
         let wait = self.within(Phase::Subscription, self.config.subscribe_within());
-        let subscribe = move |session: &mut Session| session.subscribe(options);
+        let subscribe = move |session: &mut Session| session.subscribe(of, options);
         self.control.call(wait, subscribe).await
     }
 
@@ -288,13 +297,17 @@ impl Session {
         Ok(lane)
     }
 
-    fn subscribe(&mut self, options: QueueOptions<Arrival>) -> Result<Subscription, Error> {
-        let domain = self.domain()?.clone();
+    fn subscribe(&mut self, of: Of, options: QueueOptions<Arrival>) -> Result<Subscription, Error> {
+        let open = self.opened()?.clone();
         if self.registration.is_none() {
+            let domain = match of {
+                Of::Domain => Some(&self.domain()?.dom),
+                Of::All => None,
+            };
             let shared = self.shared.clone();
             let arrived = move |event| shared.events.push(|| events::decode(event));
-            let registered = domain.open.conn.register_events(&domain.dom, arrived);
-            self.registration = Some(domain.open.said(registered)?);
+            let registered = open.conn.register_events(domain, arrived);
+            self.registration = Some(open.said(registered)?);
         }
         self.streams += 1;
         let (shared, jobs) = (self.shared.clone(), self.jobs.clone());

@@ -455,17 +455,17 @@ impl Conn {
         Ok(domains)
     }
 
-    /// Has libvirt call `event` with each monitor event of `domain`. Gives the number of the registration.
+    /// Has libvirt call `event` with each monitor event of `domain`, or of all. Gives the number of the registration.
     pub(super) fn register_events(
         &self,
-        domain: &Dom,
+        domain: Option<&Dom>,
         event: impl Fn(RawEvent) + Send + Sync + 'static,
     ) -> Result<i32> {
         let (number, opaque) = add(Callback::Event(Box::new(event)));
         let (conn, register) = (self.pointer.as_ptr(), self.api.symbols.register_event);
-        let domain = domain.pointer.as_ptr();
-        // SAFETY: connection and domain are there until they are dropped; a NULL name means every event. Both functions take
-        // the number alone for their `opaque`.
+        let domain = domain.map_or(null_mut(), |domain| domain.pointer.as_ptr());
+        // SAFETY: connection and domain are there until they are dropped; a NULL domain means every one, a NULL name every
+        // event. Both functions take the number alone for their `opaque`.
         let id = unsafe { register(conn, domain, null(), on_event, opaque, on_free, 0) };
         let registered = self
             .api

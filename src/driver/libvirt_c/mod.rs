@@ -33,7 +33,7 @@ use crate::objects::Domain;
 use crate::protocol::remote::STRING_MAX;
 use crate::qmp::{CommandError, EventFilter, RawCommand};
 use crate::queue::QueueOptions;
-use connection::{Connection, DomainRef, c_string};
+use connection::{Connection, DomainRef, Of, c_string};
 use events::{Arrival, Events};
 use lane::{Lane, Wait};
 
@@ -53,7 +53,8 @@ use lane::{Lane, Wait};
 /// they are missing, that is [`Error::Unsupported`]. Nothing ever asks on the terminal: a connection whose authentication needs
 /// an answer fails, and ssh is told `no_tty=1` unless the URI says otherwise.
 ///
-/// Each monitor has a connection of its own. Its domain is looked up once. Commands run one at a time, in the order of their
+/// Each monitor has a connection of its own, and a second one for the events of all domains, where those are asked for: a
+/// connection of libvirt's that has registered for one domain is told of no other. Its domain is looked up once. Commands run one at a time, in the order of their
 /// calls, whatever [`Config::max_in_flight`] says; a command and a reply are at most 4 MiB long. One file descriptor can go with
 /// a command, where libvirt is 8.2 or later. libvirt marks a domain as tainted (`custom-monitor`) on its first command.
 ///
@@ -72,6 +73,8 @@ pub struct LibvirtC {
     key: DomainKey,
     config: Config,
     state: Mutex<State>,
+    /// The connection for the events of all domains.
+    all: Mutex<State>,
     /// The thread for monitor commands, once the domain is known.
     commands: OnceCell<Lane<Arc<DomainRef>>>,
     /// The thread for commands of the guest agent, once there was one.
@@ -105,6 +108,7 @@ impl LibvirtC {
             key: domain.into(),
             config,
             state: Mutex::new(State::Unused),
+            all: Mutex::new(State::Unused),
             commands: OnceCell::new(),
             agent: OnceCell::new(),
             schema: SchemaCell::new(),
@@ -122,6 +126,38 @@ impl LibvirtC {
         event_loop::use_existing()
     }
 
+    /// Subscribes to the monitor events of all domains of the hypervisor, those included that are started or defined later: every
+    /// one from this moment on, in order. [`Event::domain`](crate::Event) says whose it is. The monitor's own domain is not looked
+    /// up, and need not exist. libvirt is asked once (`virConnectDomainQemuMonitorEventRegister` without a domain), on a connection
+    /// for this alone, which [`disconnect`](Monitor::disconnect) closes too.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), libvirt_qmp::Error> {
+    /// use futures_util::StreamExt;
+    /// use libvirt_qmp::{EventOptions, LibvirtC};
+    ///
+    /// let host = LibvirtC::new("qemu:///system", "");
+    /// let mut events = host.all_monitor_events(EventOptions::default()).await?;
+    /// while let Some(event) = events.next().await {
+    ///     let event = event?;
+    ///     if let Some(domain) = &event.domain {
+    ///         println!("{} {}", domain.name, event.name);
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Monitor::events`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future, or the stream, unsubscribes.
+    pub async fn all_monitor_events(&self, options: EventOptions) -> Result<EventStream, Error> {
+        self.subscribe(Of::All, options).await
+    }
+
     /// All domains at `uri`, active or not, over a connection for this alone.
     pub(crate) async fn domains(uri: &str, config: &Config) -> Result<Vec<Domain>, Error> {
         let connection = Connection::open(uri, config)?;
@@ -130,16 +166,16 @@ impl LibvirtC {
         domains
     }
 
-    /// The connection, open.
-    async fn connection(&self) -> Result<Arc<Connection>, Error> {
-        let connection = self.start()?;
+    /// A connection, open.
+    async fn connection(&self, of: Of) -> Result<Arc<Connection>, Error> {
+        let connection = self.start(of)?;
         connection.opened().await?;
         Ok(connection)
     }
 
-    /// The connection, begun where this is the first use.
-    fn start(&self) -> Result<Arc<Connection>, Error> {
-        let mut state = self.lock();
+    /// A connection, begun where this is the first use.
+    fn start(&self, of: Of) -> Result<Arc<Connection>, Error> {
+        let mut state = self.lock(of);
         match &*state {
             State::Unused => {
                 let connection = Arc::new(Connection::open(&self.uri, &self.config)?);
@@ -153,7 +189,7 @@ impl LibvirtC {
 
     /// The connection and the thread for monitor commands, made ready where this is the first use.
     async fn make_ready(&self) -> Result<(Arc<Connection>, &Lane<Arc<DomainRef>>), Error> {
-        let connection = self.connection().await?;
+        let connection = self.connection(Of::Domain).await?;
         let lookup = || connection.lookup(self.key.clone());
         let commands = self.commands.get_or_try_init(lookup).await?;
         Ok((connection, commands))
@@ -206,7 +242,7 @@ impl LibvirtC {
         finish_agent(reply, command.user_id(), text)
     }
 
-    async fn subscribe(&self, options: EventOptions) -> Result<EventStream, Error> {
+    async fn subscribe(&self, of: Of, options: EventOptions) -> Result<EventStream, Error> {
         let EventOptions {
             filter,
             queue,
@@ -214,7 +250,10 @@ impl LibvirtC {
             // Nothing is kept for a first stream here: every one begins now.
             from_now: _,
         } = options;
-        let (connection, _) = self.make_ready().await?;
+        let connection = match of {
+            Of::Domain => self.make_ready().await?.0,
+            Of::All => self.connection(Of::All).await?,
+        };
         let limit = queue.unwrap_or(self.config.event_queue);
         // One that could not be decoded is for everybody.
         let may_match = |filter: &EventFilter, arrival: &Arrival| {
@@ -223,21 +262,28 @@ impl LibvirtC {
                 .map_or(true, |event| filter.may_match(&event.name))
         };
         let queue = QueueOptions::filtered(limit, overflow, &filter, may_match);
-        let subscription = connection.subscribe(queue).await?;
+        let subscription = connection.subscribe(of, queue).await?;
         Ok(EventStream::new(Events::new(subscription, connection)).filtered(filter))
     }
 
     async fn end(&self) -> Result<(), Error> {
-        let state = std::mem::replace(&mut *self.lock(), State::Closed);
-        if let State::Used(connection) = state {
-            connection.close().await;
-        }
+        let [domain, all] = [Of::Domain, Of::All].map(|of| async move {
+            let state = std::mem::replace(&mut *self.lock(of), State::Closed);
+            if let State::Used(connection) = state {
+                connection.close().await;
+            }
+        });
+        tokio::join!(domain, all);
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self, of: Of) -> MutexGuard<'_, State> {
+        let state = match of {
+            Of::Domain => &self.state,
+            Of::All => &self.all,
+        };
         // Nothing panics under this lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -296,7 +342,7 @@ impl Monitor for LibvirtC {
     }
 
     fn events_with(&self, options: EventOptions) -> MonitorFuture<'_, EventStream> {
-        Box::pin(self.subscribe(options))
+        Box::pin(self.subscribe(Of::Domain, options))
     }
 
     fn agent<'a>(&'a self, command: &'a [u8], timeout: AgentTimeout) -> MonitorFuture<'a, Bytes> {
@@ -310,7 +356,7 @@ impl Monitor for LibvirtC {
 
 impl fmt::Debug for LibvirtC {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match &*self.lock() {
+        let state = match &*self.lock(Of::Domain) {
             State::Unused => "not connected",
             State::Used(_) => "connected or connecting",
             State::Closed => "closed",

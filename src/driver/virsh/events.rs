@@ -1,4 +1,4 @@
-//! The virsh that prints a domain's events, and the streams of them. Imports queue, qmp, error, `process`, `transcript`,
+//! The virsh that prints the events of a domain, or of all, and the streams of them. Imports queue, qmp, error, `process`, `transcript`,
 //! `failure` and the drivers' `fanout`.
 //!
 //! virsh prints nothing when it has registered. But libvirt's client can be told to log its calls, with their numbers, on
@@ -15,6 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+use uuid::Uuid;
 
 use super::super::fanout::Fanout;
 use super::failure;
@@ -75,7 +76,7 @@ impl Queued for Entry {
     }
 }
 
-/// A virsh that has registered for a domain's events. Dropping it ends the process.
+/// A virsh that has registered for the events of a domain, or of all. Dropping it ends the process.
 pub(super) struct Source {
     fanout: Arc<Fanout<Entry>>,
     ended: Arc<Mutex<Option<Arc<EndCause>>>>,
@@ -84,14 +85,19 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Starts virsh, and waits until it has registered.
+    /// Starts virsh, and waits until it has registered: for the events of `domain`, or of all.
     pub(super) async fn open(
         launcher: &Launcher,
-        domain: Arc<EventDomain>,
+        domain: Option<Arc<EventDomain>>,
         deadline: Deadline,
     ) -> Result<Arc<Self>, Error> {
-        let uuid = domain.uuid.to_string();
-        let started = launcher.lasting(&[PROCEDURE, "--domain", &uuid, "--loop"])?;
+        let uuid = domain.as_ref().map(|domain| domain.uuid.to_string());
+        let mut arguments = vec![PROCEDURE];
+        if let Some(uuid) = &uuid {
+            arguments.extend(["--domain", uuid]);
+        }
+        arguments.push("--loop");
+        let started = launcher.lasting(&arguments)?;
         let process = started.process.clone();
         let fanout = Arc::new(Fanout::default());
         let ended = Arc::new(Mutex::new(None));
@@ -99,7 +105,8 @@ impl Source {
         let reader = Reader {
             fanout: fanout.clone(),
             config: launcher.config.clone(),
-            domain,
+            // virsh prints names alone, so of any other it is known by no UUID.
+            domain: domain.unwrap_or_else(|| Arc::new(EventDomain::new("", Uuid::nil(), None))),
             errors: Vec::new(),
             registered: Some(sender),
         };
@@ -189,7 +196,7 @@ impl Drop for Source {
 struct Reader {
     fanout: Arc<Fanout<Entry>>,
     config: Config,
-    /// The domain as it was called last.
+    /// The domain as it was called last; of all, the one whose event was the last.
     domain: Arc<EventDomain>,
     errors: Vec<u8>,
     /// Who waits for the registration.

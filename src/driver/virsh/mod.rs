@@ -30,7 +30,7 @@ use crate::monitor::{
 };
 use crate::objects::Domain;
 use crate::protocol::remote::STRING_MAX;
-use crate::qmp::{CommandError, RawCommand, Version};
+use crate::qmp::{CommandError, EventDomain, RawCommand, Version};
 use crate::queue::QueueOptions;
 use events::{Entry, Source};
 use lookup::LONGEST_ARGUMENT;
@@ -103,6 +103,8 @@ pub struct Virsh {
     /// Commands for the guest agent may take long, and must not hold up the monitor's.
     agent: Opener<Arc<Session>>,
     events: Opener<Arc<Source>>,
+    /// Those of all domains.
+    all_events: Opener<Arc<Source>>,
     schema: SchemaCell,
 }
 
@@ -135,6 +137,7 @@ impl Virsh {
             commands: Opener::new(),
             agent: Opener::new(),
             events: Opener::new(),
+            all_events: Opener::new(),
             schema: SchemaCell::new(),
         }
     }
@@ -143,6 +146,40 @@ impl Virsh {
     pub fn program(mut self, program: impl AsRef<OsStr>) -> Self {
         self.launcher.program = program.as_ref().to_owned();
         self
+    }
+
+    /// Subscribes to the monitor events of all domains of the hypervisor, those included that are started or defined later: every
+    /// one from this moment on, in order, by a virsh for this alone (`qemu-monitor-event` without a domain). The monitor's own
+    /// domain is not looked up, and need not exist. The stream, and [`disconnect`](Monitor::disconnect), end as those of
+    /// [`events`](Monitor::events) do.
+    ///
+    /// virsh prints whose an event is by its name alone: [`EventDomain::uuid`] is nil here, and the number is none.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), libvirt_qmp::Error> {
+    /// use futures_util::StreamExt;
+    /// use libvirt_qmp::{EventOptions, Virsh};
+    ///
+    /// let host = Virsh::new("qemu+ssh://host/system", "");
+    /// let mut events = host.all_monitor_events(EventOptions::default()).await?;
+    /// while let Some(event) = events.next().await {
+    ///     let event = event?;
+    ///     if let Some(domain) = &event.domain {
+    ///         println!("{} {}", domain.name, event.name);
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Monitor::events`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future, or the stream, unsubscribes.
+    pub async fn all_monitor_events(&self, options: EventOptions) -> Result<EventStream, Error> {
+        self.stream(&self.all_events, None, options).await
     }
 
     /// All domains at `uri`, active or not, by a virsh for this alone.
@@ -292,15 +329,25 @@ impl Virsh {
         if let Some(cause) = session.ended() {
             return Err(Error::disconnected(cause, false));
         }
-        let config = &self.launcher.config;
+        let domain = Some(session.domain().clone());
+        self.stream(&self.events, domain, options).await
+    }
+
+    /// A stream of what `opener` has, which is the events of `domain`, or of all.
+    async fn stream(
+        &self,
+        opener: &Opener<Arc<Source>>,
+        domain: Option<Arc<EventDomain>>,
+        options: EventOptions,
+    ) -> Result<EventStream, Error> {
         let open = || {
-            let (launcher, domain) = (self.launcher.clone(), session.domain().clone());
+            let launcher = self.launcher.clone();
             async move {
                 let deadline = deadline(launcher.config.subscribe_within());
                 Source::open(&launcher, domain, deadline).await
             }
         };
-        let source = self.events.get(|source| !source.has_ended(), open).await?;
+        let source = opener.get(|source| !source.has_ended(), open).await?;
         let EventOptions {
             filter,
             queue,
@@ -308,7 +355,7 @@ impl Virsh {
             // Nothing is kept for a first stream here: every one begins now.
             from_now: _,
         } = options;
-        let limit = queue.unwrap_or(config.event_queue);
+        let limit = queue.unwrap_or(self.launcher.config.event_queue);
         let queue = QueueOptions::filtered(limit, overflow, &filter, Entry::may_match);
         Ok(EventStream::new(source.subscribe(queue)).filtered(filter))
     }
@@ -327,12 +374,12 @@ impl Virsh {
                 session.close().await;
             }
         });
-        let events = async {
-            if let Some(source) = self.events.close().await {
+        let [events, all_events] = [&self.events, &self.all_events].map(|opener| async move {
+            if let Some(source) = opener.close().await {
                 source.close().await;
             }
-        };
-        let all = async { tokio::join!(agent, commands, events) };
+        });
+        let all = async { tokio::join!(agent, commands, events, all_events) };
         // What the system keeps from going, or belongs to a runtime that nobody runs, is not waited for.
         tokio::select! {
             _ = all => {}

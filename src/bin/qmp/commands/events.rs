@@ -2,9 +2,11 @@
 
 use std::num::NonZeroU64;
 
-use libvirt_qmp::{EventFilter, EventOptions, EventStream};
+#[cfg(feature = "libvirt-c")]
+use libvirt_qmp::LibvirtC;
+use libvirt_qmp::{Error, EventFilter, EventOptions, EventStream, Monitor, Virsh};
 
-use crate::connect::{Endpoint, Settings, session, with_monitor};
+use crate::connect::{Endpoint, Session, Settings, config, session, with_monitor};
 use crate::event::{as_json, as_text, next};
 use crate::failure::{Failure, chain, say};
 use crate::interrupt::Interrupts;
@@ -54,26 +56,62 @@ async fn of_all(
     args: &Args,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    if !matches!(endpoint, Endpoint::Libvirt(_) | Endpoint::Replay(_)) {
-        return Err(Failure::usage(
-            "this driver has the events of one domain at a time, and no domain is given",
-        ));
-    }
     let mut interrupts = Interrupts::new()?;
-    let connecting = session(endpoint, settings.limit());
-    let session = interrupts.end(connecting).await?;
+    let connecting = Host::connect(endpoint, settings);
+    let host = interrupts.end(connecting).await?;
     let print = async {
-        let events = session.libvirt.all_monitor_events(options).await?;
+        let events = host.events(options).await?;
         watch(events, args, output).await
     };
     let result = interrupts.end(print).await;
     if !result.as_ref().is_err_and(Failure::is_timeout) {
         tokio::select! {
-            () = session.close() => {}
+            () = host.close() => {}
             _ = interrupts.next() => {}
         }
     }
     result
+}
+
+/// What has the events of all domains. The drivers but the first connect when they are asked for them.
+enum Host {
+    Session(Session),
+    Virsh(Virsh),
+    #[cfg(feature = "libvirt-c")]
+    C(LibvirtC),
+}
+
+impl Host {
+    async fn connect(endpoint: &Endpoint, settings: &Settings) -> Result<Self, Failure> {
+        let limit = settings.limit();
+        // The monitor of no domain.
+        let none = "";
+        Ok(match endpoint {
+            Endpoint::Virsh(uri) => Host::Virsh(Virsh::with_config(uri, none, config(limit))),
+            #[cfg(feature = "libvirt-c")]
+            Endpoint::C(uri) => Host::C(LibvirtC::with_config(uri, none, config(limit))),
+            _ => Host::Session(session(endpoint, limit).await?),
+        })
+    }
+
+    async fn events(&self, options: EventOptions) -> Result<EventStream, Error> {
+        match self {
+            Host::Session(session) => session.libvirt.all_monitor_events(options).await,
+            Host::Virsh(virsh) => virsh.all_monitor_events(options).await,
+            #[cfg(feature = "libvirt-c")]
+            Host::C(library) => library.all_monitor_events(options).await,
+        }
+    }
+
+    /// Says goodbye, within the library's limit of 5 s. What the answer is does not matter any more.
+    async fn close(&self) {
+        match self {
+            Host::Session(session) => session.close().await,
+            Host::Virsh(virsh) => drop(virsh.disconnect().await),
+            #[cfg(feature = "libvirt-c")]
+            Host::C(library) => drop(library.disconnect().await),
+        }
+    }
 }
 
 /// Events with one of these names; all where there are none.
