@@ -6,6 +6,7 @@ use std::io;
 
 use libgssapi::context::{ClientCtx, CtxFlags, SecurityContext};
 use libgssapi::credential::{Cred, CredUsage};
+use libgssapi::error::{Error as GssError, MajorFlags};
 use libgssapi::name::Name;
 use libgssapi::oid::{GSS_MECH_KRB5, GSS_NT_HOSTBASED_SERVICE, OidSet};
 
@@ -23,6 +24,9 @@ const OVERHEAD: usize = 256;
 /// Security layers, as bits of what both sides offer.
 const NO_LAYER: u8 = 1;
 const CONFIDENTIALITY: u8 = 4;
+
+/// The part of a status of GSS that says what failed.
+const ROUTINE_ERROR: u32 = 0x00ff_0000;
 
 /// What protects the bytes after the authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,45 @@ pub(super) struct Peer {
     pub(super) protection: Protection,
     /// The user to act as; none for the one whom the ticket names.
     pub(super) authorize_as: Option<String>,
+}
+
+/// Why an exchange cannot go on.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) reason: String,
+    /// Whether that is our ticket, and not what the daemon said.
+    pub(super) is_of_ticket: bool,
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Failure {
+            reason,
+            is_of_ticket: false,
+        }
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(reason: &str) -> Self {
+        reason.to_owned().into()
+    }
+}
+
+impl From<GssError> for Failure {
+    fn from(error: GssError) -> Self {
+        let of_ticket = [
+            MajorFlags::GSS_S_NO_CRED,
+            MajorFlags::GSS_S_CREDENTIALS_EXPIRED,
+            MajorFlags::GSS_S_CONTEXT_EXPIRED,
+        ];
+        // They are numbers in a part of the word, not flags.
+        let number = error.major.bits() & ROUTINE_ERROR;
+        Failure {
+            is_of_ticket: of_ticket.iter().any(|known| known.bits() == number),
+            reason: reason(error),
+        }
+    }
 }
 
 /// One exchange, this side of it. Its steps block: they ask Kerberos' servers for tickets.
@@ -92,47 +135,44 @@ impl Gssapi {
     ///
     /// # Errors
     ///
-    /// What went wrong. The exchange is over then.
-    pub(super) fn step(&mut self, input: Option<&[u8]>) -> Result<Vec<u8>, String> {
+    /// The exchange is over then.
+    pub(super) fn step(&mut self, input: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
         match (std::mem::replace(&mut self.state, State::Failed), input) {
             (State::Start, _) => self.advance(self.context()?, None),
             (State::Context(context), Some(token)) => self.advance(context, Some(token)),
             (State::Choice(context), Some(token)) => self.choose(context, token),
             (State::Context(_) | State::Choice(_), None) => {
-                Err("a message of its is missing".to_owned())
+                Err("a message of its is missing".into())
             }
-            (State::Done(_) | State::Failed, _) => Err("it goes on after the end".to_owned()),
+            (State::Done(_) | State::Failed, _) => Err("it goes on after the end".into()),
         }
     }
 
     /// A context that is to be one with the daemon, by the user's ticket.
-    fn context(&self) -> Result<ClientCtx, String> {
-        let context = || {
-            let name = format!("{SERVICE}@{}", self.peer.host);
-            let target = Name::new(name.as_bytes(), Some(GSS_NT_HOSTBASED_SERVICE))?;
-            let mut kerberos = OidSet::new();
-            kerberos.add(GSS_MECH_KRB5)?;
-            let credentials = Cred::acquire(None, None, CredUsage::Initiate, Some(&kerberos))?;
-            Ok(ClientCtx::new(
-                Some(credentials),
-                target,
-                wanted_flags(),
-                Some(GSS_MECH_KRB5),
-            ))
-        };
-        context().map_err(reason)
+    fn context(&self) -> Result<ClientCtx, Failure> {
+        let name = format!("{SERVICE}@{}", self.peer.host);
+        let target = Name::new(name.as_bytes(), Some(GSS_NT_HOSTBASED_SERVICE))?;
+        let mut kerberos = OidSet::new();
+        kerberos.add(GSS_MECH_KRB5)?;
+        let credentials = Cred::acquire(None, None, CredUsage::Initiate, Some(&kerberos))?;
+        let (flags, mechanism) = (wanted_flags(), Some(GSS_MECH_KRB5));
+        Ok(ClientCtx::new(Some(credentials), target, flags, mechanism))
     }
 
-    fn advance(&mut self, mut context: ClientCtx, token: Option<&[u8]>) -> Result<Vec<u8>, String> {
-        let answer = context.step(token, None).map_err(reason)?;
+    fn advance(
+        &mut self,
+        mut context: ClientCtx,
+        token: Option<&[u8]>,
+    ) -> Result<Vec<u8>, Failure> {
+        let answer = context.step(token, None)?;
         // libgssapi has nothing where an empty message is meant.
         let answer = answer.map_or_else(Vec::new, |answer| answer.to_vec());
         if context.is_complete() {
             self.user = context.source_name().ok().map(|name| name.to_string());
         }
         self.state = match context.is_complete() {
-            true if !context.flags().map_err(reason)?.contains(wanted_flags()) => {
-                return Err("it has not what protects a connection".to_owned());
+            true if !context.flags()?.contains(wanted_flags()) => {
+                return Err("it has not what protects a connection".into());
             }
             true => State::Choice(context),
             false => State::Context(context),
@@ -141,10 +181,10 @@ impl Gssapi {
     }
 
     /// The daemon has said which layers it has and how much it takes at once: says which one it is, and for whom.
-    fn choose(&mut self, mut context: ClientCtx, token: &[u8]) -> Result<Vec<u8>, String> {
-        let offer = context.unwrap(token).map_err(reason)?;
+    fn choose(&mut self, mut context: ClientCtx, token: &[u8]) -> Result<Vec<u8>, Failure> {
+        let offer = context.unwrap(token)?;
         let Ok(offer) = <[u8; 4]>::try_from(&*offer) else {
-            return Err(format!("an offer of {} bytes", offer.len()));
+            return Err(format!("an offer of {} bytes", offer.len()).into());
         };
         let chosen = chosen(offer, self.peer.protection)?;
         let mut answer = match chosen {
@@ -154,7 +194,7 @@ impl Gssapi {
         answer[0] = chosen.map_or(NO_LAYER, |_| CONFIDENTIALITY);
         let mut answer = answer.to_vec();
         answer.extend_from_slice(self.peer.authorize_as.as_deref().unwrap_or("").as_bytes());
-        let answer = context.wrap(false, &answer).map_err(reason)?.to_vec();
+        let answer = context.wrap(false, &answer)?.to_vec();
         let longest_received = usize::try_from(LONGEST_RECEIVED).unwrap_or(usize::MAX);
         self.state = State::Done(chosen.map(|longest_sent| Layer {
             cipher: Box::new(Wrapping(context)),
@@ -202,14 +242,16 @@ fn chosen(offer: [u8; 4], protection: Protection) -> Result<Option<usize>, Strin
     }
 }
 
-/// What GSS says of an error, without what it says of every error of Kerberos.
-fn reason(error: libgssapi::error::Error) -> String {
+/// What Kerberos says of an error, or else GSS, which says it in general.
+fn reason(error: GssError) -> String {
     let text = error.to_string();
-    let text = match text.split_once("Minor code may provide more information (") {
-        Some((_, minor)) => minor.strip_suffix(')').unwrap_or(minor),
-        None => &text,
-    };
-    text.trim().to_owned()
+    let of_kerberos = text.split_once(" (").filter(|_| error.minor != 0);
+    match of_kerberos {
+        // It has nothing to add.
+        Some((general, "Success)" | "Unknown error)")) => general.to_owned(),
+        Some((_, detail)) => detail.strip_suffix(')').unwrap_or(detail).to_owned(),
+        None => text,
+    }
 }
 
 /// A context both sides have agreed on.
@@ -229,7 +271,7 @@ impl Cipher for Wrapping {
     }
 }
 
-fn in_layer(error: libgssapi::error::Error) -> io::Error {
+fn in_layer(error: GssError) -> io::Error {
     let reason = format!("the security layer of GSSAPI: {}", reason(error));
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }

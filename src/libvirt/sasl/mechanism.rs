@@ -267,9 +267,9 @@ impl Exchange {
             Side::Gssapi(gssapi) => {
                 let answer = gssapi.step(input);
                 self.done = gssapi.is_done();
-                let answer = answer.map_err(|reason| match self.begun {
-                    true => self.broken(&reason),
-                    false => self.unusable(reason),
+                let answer = answer.map_err(|failure| match self.begun {
+                    true if !failure.is_of_ticket => self.broken(&failure.reason),
+                    _ => self.unusable(failure.reason),
                 })?;
                 self.begun = true;
                 Ok(Some(answer))
