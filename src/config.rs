@@ -266,10 +266,10 @@ impl Config {
     ///
     /// - Over plain TCP, where libvirtd demands it, all that follows is encrypted. Over TLS, ssh and unix sockets nothing is encrypted
     ///   twice.
-    /// - The ticket is one for the service `libvirt` on the host that the URI names, `localhost` where it names none. It comes from the user's
-    ///   credential cache (`KRB5CCNAME`), and is never delegated to the daemon.
-    /// - Kerberos' servers are asked on a thread of tokio's for what blocks, within [`Config::auth_timeout`]. A server that is silent
-    ///   holds that thread for as long as `krb5.conf` has it, and with it the end of the runtime.
+    /// - The ticket is one for the service `libvirt` on the host that the URI names, on `localhost` where there is no URI or none in
+    ///   it. It comes from the user's credential cache (`KRB5CCNAME`), and is never delegated to the daemon.
+    /// - Kerberos' servers are asked on a thread of its own, within [`Config::auth_timeout`]. Where they are silent that thread lives on
+    ///   for as long as `krb5.conf` has it, and holds nobody up.
     ///
     /// The drivers `LibvirtC` and [`Virsh`](crate::Virsh) leave authentication to libvirt's own client.
     #[cfg(feature = "sasl")]

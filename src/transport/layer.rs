@@ -323,6 +323,7 @@ fn give_back(buffer: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
@@ -628,5 +629,31 @@ mod tests {
         let mut came = Vec::new();
         other.read_to_end(&mut came).await.unwrap();
         assert!(came.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_a_peer_sends_panics(
+            parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8),
+            lengths in prop::collection::vec(0..120_u32, 0..8),
+        ) {
+            // Half of it has the form of packets.
+            let mut bytes = Vec::new();
+            for (part, length) in parts.iter().zip(lengths.iter().chain(std::iter::repeat(&3))) {
+                bytes.extend_from_slice(&length.to_be_bytes());
+                bytes.extend_from_slice(part);
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let (mut read, _write, mut other) = secured(layer(100, 100), 4096);
+                other.write_all(&bytes).await.unwrap();
+                drop(other);
+                let mut came = Vec::new();
+                let result = read.read_to_end(&mut came).await;
+                prop_assert!(came.len() <= bytes.len());
+                prop_assert!(result.is_err() || came.is_empty() || bytes.len() > ADDED + PREFIX);
+                Ok(())
+            })?;
+        }
     }
 }

@@ -317,11 +317,38 @@ impl Sasl<'_> {
         mut exchange: Exchange,
         input: Option<Vec<u8>>,
     ) -> Result<(Exchange, Option<Vec<u8>>), Error> {
+        #[cfg(feature = "gssapi")]
+        let may_hang = exchange.mechanism() == Mechanism::Gssapi;
         let step = move || {
             let output = exchange.step(input.as_deref())?;
             Ok::<_, AuthFailure>((exchange, output))
         };
+        #[cfg(feature = "gssapi")]
+        if may_hang {
+            return Ok(self.compute_apart(step).await??);
+        }
         Ok(self.compute(step).await??)
+    }
+
+    /// As `compute`, on a thread of its own, for what may hang long after the deadline: a runtime waits for those on its threads
+    /// before it ends, and has so many and no more.
+    #[cfg(feature = "gssapi")]
+    async fn compute_apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (sender, done) = tokio::sync::oneshot::channel();
+        let thread = std::thread::Builder::new().name("libvirt-qmp-gssapi".to_owned());
+        let started = thread.spawn(move || {
+            // Who does not wait any more needs no answer.
+            let _ = sender.send(work());
+        });
+        started.map_err(|error| AuthFailure::Credentials {
+            mechanism: Mechanism::Gssapi.name().to_owned(),
+            reason: format!("no thread to ask Kerberos on: {error}"),
+        })?;
+        let done = self.in_time(done).await?;
+        done.map_err(|_| Error::disconnected(EndCause::RuntimeGone.into(), false))
     }
 
     /// What `work` gives, on a thread where it may block.
