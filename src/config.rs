@@ -258,6 +258,19 @@ impl Config {
     /// is meant: the file that `LIBVIRT_AUTH_FILE` names, else the URI's parameter `authfile`, else
     /// `libvirt/auth.conf` in the user's configuration directory, else `/etc/libvirt/auth.conf`.
     ///
+    /// With the feature `gssapi`, users of Kerberos need none of this: their ticket is used (mechanism GSSAPI) where the daemon offers
+    /// that, after the credentials that are set here or are in `auth.conf`, and before anybody is
+    /// [asked](Config::ask_credentials). Where there is no ticket for the daemon, what comes next is tried. Parameter
+    /// `auth=sasl.GSSAPI` of the URI asks for it and nothing else; of these credentials it takes the user to
+    /// [act as](Credentials::authorize_as), and neither name nor password.
+    ///
+    /// - Over plain TCP, where libvirtd demands it, all that follows is encrypted. Over TLS, ssh and unix sockets nothing is encrypted
+    ///   twice.
+    /// - The ticket is one for the service `libvirt` on the host that the URI names, on `localhost` where there is no URI or none in
+    ///   it. It comes from the user's credential cache (`KRB5CCNAME`), and is never delegated to the daemon.
+    /// - Kerberos' servers are asked on a thread of its own, within [`Config::auth_timeout`]. Where they are silent that thread lives on
+    ///   for as long as `krb5.conf` has it, and holds nobody up.
+    ///
     /// The drivers `LibvirtC` and [`Virsh`](crate::Virsh) leave authentication to libvirt's own client.
     #[cfg(feature = "sasl")]
     pub fn credentials(mut self, credentials: Credentials) -> Self {
@@ -265,7 +278,7 @@ impl Config {
         self
     }
 
-    /// As [`Config::credentials`], asked for when a daemon wants them: never before, and once for each connection that is
+    /// As [`Config::credentials`], asked for when a daemon wants them: never before, not where a ticket of Kerberos does, and once for each connection that is
     /// made. The answer is waited for within [`Config::auth_timeout`], which a user who is to type needs longer; none
     /// means that there are none. `ask` must not block: see `tokio::task::spawn_blocking`.
     ///

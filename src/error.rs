@@ -185,8 +185,8 @@ pub enum AuthFailure {
         /// Where none was found.
         reason: String,
     },
-    /// The user name or password cannot be used with the mechanism.
-    #[error("the user name or password cannot be used with {mechanism}: {reason}")]
+    /// The user name or password cannot be used with the mechanism; for `GSSAPI`, there is no ticket that can.
+    #[error("{} cannot be used with {mechanism}: {reason}", proof(.mechanism))]
     Credentials {
         /// The mechanism.
         mechanism: String,
@@ -207,6 +207,14 @@ fn named(user: &Option<String>) -> String {
     match user {
         Some(user) => format!("user `{user}`"),
         None => "us".to_owned(),
+    }
+}
+
+/// What a mechanism needs of the user.
+fn proof(mechanism: &str) -> &'static str {
+    match mechanism {
+        "GSSAPI" => "a ticket of Kerberos",
+        _ => "the user name or password",
     }
 }
 

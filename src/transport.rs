@@ -1,5 +1,8 @@
 //! A connected stream as a connection uses it: split in two halves, each for a loop of its own. Where it is a unix socket,
-//! file descriptors can go along with the bytes (`SCM_RIGHTS`). Imports nothing of ours.
+//! file descriptors can go along with the bytes (`SCM_RIGHTS`). A security layer can begin in its middle. Imports nothing of ours.
+
+#[cfg(feature = "gssapi")]
+mod layer;
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -18,6 +21,9 @@ use rustix::net::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+#[cfg(feature = "gssapi")]
+pub(crate) use layer::{Cipher, Layer, LayerSlot};
 
 /// Descriptors that one message can carry (`SCM_MAX_FD` of Linux).
 pub(crate) const MOST_FILES: usize = 253;
@@ -80,12 +86,25 @@ impl Transport {
                 (ReadKind::Other(read), WriteKind::Other(write))
             }
         };
+        #[cfg(feature = "gssapi")]
+        let layer = LayerSlot::default();
         let read = ReadHalf {
             kind: read,
             files_wanted: Arc::default(),
             files: VecDeque::new(),
+            #[cfg(feature = "gssapi")]
+            layer: layer.clone(),
+            #[cfg(feature = "gssapi")]
+            opening: None,
         };
-        (read, WriteHalf(write))
+        let write = WriteHalf {
+            kind: write,
+            #[cfg(feature = "gssapi")]
+            layer,
+            #[cfg(feature = "gssapi")]
+            sealing: None,
+        };
+        (read, write)
     }
 }
 
@@ -97,6 +116,11 @@ pub(crate) struct ReadHalf {
     files_wanted: Arc<AtomicBool>,
     /// What came, in this order.
     files: VecDeque<OwnedFd>,
+    #[cfg(feature = "gssapi")]
+    layer: LayerSlot,
+    /// There once the layer has begun.
+    #[cfg(feature = "gssapi")]
+    opening: Option<layer::Opening>,
 }
 
 enum ReadKind {
@@ -115,6 +139,26 @@ impl ReadHalf {
     pub(crate) fn files(&mut self) -> &mut VecDeque<OwnedFd> {
         &mut self.files
     }
+
+    /// Where a security layer of both halves is put. Descriptors cannot pass beside it.
+    #[cfg(feature = "gssapi")]
+    pub(crate) fn layer(&self) -> LayerSlot {
+        self.layer.clone()
+    }
+}
+
+/// Descriptors that come with what is read are closed.
+impl AsyncRead for ReadKind {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            ReadKind::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            ReadKind::Other(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
 }
 
 impl AsyncRead for ReadHalf {
@@ -124,14 +168,20 @@ impl AsyncRead for ReadHalf {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        match &mut this.kind {
-            ReadKind::Other(stream) => Pin::new(stream).poll_read(cx, buf),
-            ReadKind::Unix(stream) if !this.files_wanted.load(Ordering::Relaxed) => {
-                Pin::new(stream).poll_read(cx, buf)
+        #[cfg(feature = "gssapi")]
+        {
+            if this.opening.is_none() {
+                this.opening = this.layer.opening();
             }
-            ReadKind::Unix(stream) => {
+            if let Some(opening) = &mut this.opening {
+                return opening.poll_read(&mut this.kind, cx, buf);
+            }
+        }
+        match &mut this.kind {
+            ReadKind::Unix(stream) if this.files_wanted.load(Ordering::Relaxed) => {
                 poll_read_with_files(stream.as_ref(), cx, buf, &mut this.files)
             }
+            kind => Pin::new(kind).poll_read(cx, buf),
         }
     }
 }
@@ -174,7 +224,14 @@ fn receive(
 }
 
 /// What goes to the peer. Dropping it does not end what is sent: the end comes when the stream closes.
-pub(crate) struct WriteHalf(WriteKind);
+pub(crate) struct WriteHalf {
+    kind: WriteKind,
+    #[cfg(feature = "gssapi")]
+    layer: LayerSlot,
+    /// There once the layer has begun.
+    #[cfg(feature = "gssapi")]
+    sealing: Option<layer::Sealing>,
+}
 
 enum WriteKind {
     /// Always there but while it is dropped.
@@ -204,7 +261,7 @@ impl WriteHalf {
         bytes: &[u8],
         files: &[OwnedFd],
     ) -> Result<(), SendError> {
-        let WriteKind::Unix(Some(stream)) = &self.0 else {
+        let WriteKind::Unix(Some(stream)) = &self.kind else {
             return Err(SendError::Refused(io::ErrorKind::Unsupported.into()));
         };
         let stream = stream.as_ref();
@@ -235,13 +292,13 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], files: &[OwnedFd]) -> io::Result<u
     Ok(sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL)?)
 }
 
-impl AsyncWrite for WriteHalf {
+impl AsyncWrite for WriteKind {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().0 {
+        match self.get_mut() {
             WriteKind::Unix(Some(stream)) => Pin::new(stream).poll_write(cx, bytes),
             WriteKind::Unix(None) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             WriteKind::Other(stream) => Pin::new(stream).poll_write(cx, bytes),
@@ -249,7 +306,7 @@ impl AsyncWrite for WriteHalf {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().0 {
+        match self.get_mut() {
             // What was written to a socket is on its way.
             WriteKind::Unix(_) => Poll::Ready(Ok(())),
             WriteKind::Other(stream) => Pin::new(stream).poll_flush(cx),
@@ -257,7 +314,7 @@ impl AsyncWrite for WriteHalf {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().0 {
+        match self.get_mut() {
             WriteKind::Unix(Some(stream)) => Pin::new(stream).poll_shutdown(cx),
             WriteKind::Unix(None) => Poll::Ready(Ok(())),
             WriteKind::Other(stream) => Pin::new(stream).poll_shutdown(cx),
@@ -265,9 +322,53 @@ impl AsyncWrite for WriteHalf {
     }
 }
 
+impl WriteHalf {
+    /// The layer, once it has begun.
+    #[cfg(feature = "gssapi")]
+    fn sealed(&mut self) -> Option<(&mut layer::Sealing, &mut WriteKind)> {
+        if self.sealing.is_none() {
+            self.sealing = self.layer.sealing();
+        }
+        Some((self.sealing.as_mut()?, &mut self.kind))
+    }
+}
+
+impl AsyncWrite for WriteHalf {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        #[cfg(feature = "gssapi")]
+        if let Some((sealing, kind)) = this.sealed() {
+            return sealing.poll_write(kind, cx, bytes);
+        }
+        Pin::new(&mut this.kind).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        #[cfg(feature = "gssapi")]
+        if let Some((sealing, kind)) = this.sealed() {
+            return sealing.poll_flush(kind, cx);
+        }
+        Pin::new(&mut this.kind).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        #[cfg(feature = "gssapi")]
+        if let Some((sealing, kind)) = this.sealed() {
+            ready!(sealing.poll_flush(kind, cx))?;
+        }
+        Pin::new(&mut this.kind).poll_shutdown(cx)
+    }
+}
+
 impl Drop for WriteHalf {
     fn drop(&mut self) {
-        if let WriteKind::Unix(stream) = &mut self.0
+        if let WriteKind::Unix(stream) = &mut self.kind
             && let Some(stream) = stream.take()
         {
             // By itself it would shut the socket down, also for those who have another descriptor of it.

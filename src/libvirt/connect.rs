@@ -20,6 +20,7 @@ use crate::rpc::StateSender;
 /// | TLS, with certificates where libvirt looks for them | `qemu+tls://host/system` |
 /// | TLS, with certificates of one's own | `qemu+tls://host/system?pkipath=/etc/my-pki` |
 /// | plain TCP, for a network that is trusted | `qemu+tcp://host/system` |
+/// | plain TCP, encrypted by Kerberos (feature `gssapi`) | `qemu+tcp://host/system?auth=sasl.GSSAPI` |
 /// | a program that leads to it | `qemu+ext:///system?command=/usr/bin/my-tunnel` |
 ///
 /// A parameter that would have no effect is an error that names it. What the daemon then opens is [`Uri::name`](crate::Uri::name):
@@ -59,7 +60,9 @@ impl Libvirt {
     /// once more.
     ///
     /// Where the daemon wants SASL, the best mechanism of those that it offers is used, or the one that parameter `auth` names.
-    /// User name and password are those of `Config::credentials`, or in libvirt's `auth.conf`. This needs the feature `sasl`.
+    /// User name and password are those of `Config::credentials`, or in libvirt's `auth.conf`. This needs the feature `sasl`. With the
+    /// feature `gssapi` a ticket of Kerberos will do, which is also what a daemon wants on plain TCP: `Config::credentials` says
+    /// when it is used.
     ///
     /// Must be called inside a tokio runtime with I/O and time enabled, on which the connection's task then runs.
     ///

@@ -32,6 +32,8 @@ use crate::packet::{Header, MAX_LENGTH, MessageStatus, MessageType, PREFIX};
 use crate::protocol::keepalive::procedure::Pong;
 use crate::protocol::{Message, Procedure, rpc};
 use crate::reconnect::ConnectionState;
+#[cfg(feature = "gssapi")]
+use crate::transport::{Layer, LayerSlot};
 use crate::transport::{NO_FILES, Transport};
 use crate::xdr::{self, Reader, Writer};
 
@@ -74,6 +76,8 @@ struct Shared {
     passes_files: bool,
     /// Whether a call had descriptors, after which replies may bring some.
     files_wanted: Arc<AtomicBool>,
+    #[cfg(feature = "gssapi")]
+    layer: LayerSlot,
 }
 
 impl Shared {
@@ -96,6 +100,8 @@ impl Shared {
             keepalive_agreed: AtomicBool::new(false),
             passes_files,
             files_wanted: read.files_wanted(),
+            #[cfg(feature = "gssapi")]
+            layer: read.layer(),
         });
         let run = task::run(read, write, shared.clone(), config.effective_keepalive());
         spawn(run, {
@@ -389,6 +395,14 @@ impl Client {
     pub(crate) fn passes_files(&self) -> bool {
         // Where it has ended, that is what the call will say.
         self.made().is_none_or(|shared| shared.passes_files)
+    }
+
+    /// Has everything after the next reply go through a security layer, both ways. Nothing else may be in flight then.
+    #[cfg(feature = "gssapi")]
+    pub(crate) fn secure_after_reply(&self, layer: Layer) {
+        if let Some(shared) = self.made() {
+            shared.layer.arm(layer);
+        }
     }
 
     /// Begins to ping a silent peer, as configured. The peer has agreed to it.

@@ -33,6 +33,8 @@ use crate::packet::{
 use crate::protocol::keepalive::procedure::{Ping, Pong};
 use crate::protocol::remote::procedure::ConnectEventConnectionClosed;
 use crate::protocol::{Message, keepalive};
+#[cfg(feature = "gssapi")]
+use crate::transport::LayerSlot;
 use crate::transport::{ReadHalf, WriteHalf};
 
 /// After so many packets the reader lets others run, for a peer that floods would starve the other loops of its task.
@@ -52,6 +54,11 @@ pub(super) async fn run(
     let shared = &*shared;
     let heard = AtomicBool::new(false);
     let packets = Packets::new(shared.files_wanted.clone());
+    #[cfg(feature = "gssapi")]
+    let packets = Packets {
+        layer: read.layer(),
+        ..packets
+    };
     let read = WithFiles {
         read,
         expects_files: packets.expects_files.clone(),
@@ -237,6 +244,8 @@ struct Packets {
     expects_files: Arc<AtomicBool>,
     /// A packet whose descriptors are still to come, and how many.
     before_files: Option<(Packet, usize)>,
+    #[cfg(feature = "gssapi")]
+    layer: LayerSlot,
 }
 
 impl Packets {
@@ -245,6 +254,8 @@ impl Packets {
             files_wanted,
             expects_files: Arc::default(),
             before_files: None,
+            #[cfg(feature = "gssapi")]
+            layer: LayerSlot::default(),
         }
     }
 
@@ -257,6 +268,15 @@ impl Packets {
             return Ok(self.with_files(source));
         }
         let packet = decode(&mut PacketCodec, source)?;
+        #[cfg(feature = "gssapi")]
+        if let Some(packet) = &packet
+            && self.layer.is_armed()
+            && packet.header.kind == MessageType::REPLY
+            && packet.header.status == MessageStatus::OK
+        {
+            // It is the last that comes in the clear, and the daemon says nothing more before it is asked.
+            self.layer.begin(source)?;
+        }
         match packet {
             Some(packet) if packet.header.kind == MessageType::REPLY_WITH_FDS => {
                 let wanted = self.files_wanted.load(Ordering::Relaxed);

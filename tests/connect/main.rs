@@ -12,6 +12,8 @@ mod support;
 mod by_uri;
 mod child;
 mod deadlines;
+#[cfg(feature = "gssapi")]
+mod gssapi;
 #[cfg(feature = "sasl")]
 mod sasl;
 mod ssh;

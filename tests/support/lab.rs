@@ -89,16 +89,26 @@ impl Lab {
     /// [`Lab::start_with`] where the daemon wants SASL on its unix socket and on TCP, by one of these mechanisms, of the one
     /// user [`SASL_USER`].
     pub(crate) fn start_with_sasl(mechanisms: &str, settings: impl Fn() -> String) -> Lab {
+        Lab::start_with_kerberos(mechanisms, &[], settings)
+    }
+
+    /// [`Lab::start_with_sasl`] with copies of these files for the daemon's part of Kerberos: `krb5.conf` and `krb5.keytab`.
+    pub(crate) fn start_with_kerberos(
+        mechanisms: &str,
+        files: &[(&str, &Path)],
+        settings: impl Fn() -> String,
+    ) -> Lab {
         assert!(
             find_program("saslpasswd2").is_some(),
             "the live tests need saslpasswd2: run tests/run"
         );
         with_free_port("libvirtd", |tcp| {
-            Lab::start_on(tcp, Some(mechanisms), &settings())
+            let sasl = Sasl { mechanisms, files };
+            Lab::start_on(tcp, Some(sasl), &settings())
         })
     }
 
-    fn start_on(tcp: SocketAddr, sasl: Option<&str>, settings: &str) -> Result<Lab, String> {
+    fn start_on(tcp: SocketAddr, sasl: Option<Sasl<'_>>, settings: &str) -> Result<Lab, String> {
         let scratch = Scratch::new();
         lay_out(&scratch, tcp.port(), sasl, settings);
         let daemon = start_daemon(&scratch)?;
@@ -361,8 +371,16 @@ fn capabilities() -> MutexGuard<'static, Vec<(OsString, Vec<u8>)>> {
     CAPABILITIES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What a daemon with SASL has.
+#[derive(Clone, Copy)]
+struct Sasl<'a> {
+    mechanisms: &'a str,
+    /// Files of Kerberos, by the name the daemon knows them by.
+    files: &'a [(&'a str, &'a Path)],
+}
+
 /// Makes the directories and configuration files of a daemon that listens on this port.
-fn lay_out(scratch: &Scratch, port: u16, sasl: Option<&str>, settings: &str) {
+fn lay_out(scratch: &Scratch, port: u16, sasl: Option<Sasl<'_>>, settings: &str) {
     let auth = if sasl.is_some() { "sasl" } else { "none" };
     for dir in ["run", "config/libvirt", "data", "home", CAPABILITIES_DIR] {
         fs::create_dir_all(scratch.path(dir)).expect("a directory in the scratch directory");
@@ -387,8 +405,11 @@ fn lay_out(scratch: &Scratch, port: u16, sasl: Option<&str>, settings: &str) {
     for (name, text) in files {
         fs::write(scratch.path(name), text).expect("a file in the scratch directory");
     }
-    if let Some(mechanisms) = sasl {
-        add_sasl_user(scratch, mechanisms);
+    if let Some(sasl) = sasl {
+        add_sasl_user(scratch, sasl.mechanisms);
+        for (name, from) in sasl.files {
+            fs::copy(from, scratch.path("sasl").join(name)).expect("a file to be copied");
+        }
     }
     for (name, bytes) in &*capabilities() {
         fs::write(scratch.path(CAPABILITIES_DIR).join(name), bytes)
@@ -468,6 +489,8 @@ fn start_daemon(scratch: &Scratch) -> Result<Process, String> {
         .env("XDG_CACHE_HOME", scratch.path("cache"))
         .env("XDG_DATA_HOME", scratch.path("data"))
         .env("SASL_CONF_PATH", scratch.path("sasl"))
+        .env("KRB5_CONFIG", scratch.path("sasl/krb5.conf"))
+        .env("KRB5_KTNAME", scratch.path("sasl/krb5.keytab"))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -12,6 +12,7 @@ pub(crate) mod capabilities;
 pub(crate) mod conformance;
 pub(crate) mod fds;
 pub(crate) mod guest_agent;
+pub(crate) mod kdc;
 pub(crate) mod lab;
 pub(crate) mod mock;
 pub(crate) mod pki;

@@ -1,6 +1,7 @@
-//! The mechanisms of SASL: which one to use, and what each says. Imports credentials and error.
+//! The mechanisms of SASL: which one to use, and what each says. Imports gssapi, credentials and error.
 //!
-//! The crate rsasl does the cryptography. What the daemon sends is checked before it gets there: rsasl 2.3 panics on a SCRAM message
+//! The crate rsasl does the cryptography of all but GSSAPI: its own would delegate the user's ticket to the daemon, and forgets
+//! how much the daemon takes at once. What the daemon sends is checked before it gets there: rsasl 2.3 panics on a SCRAM message
 //! that is cut short, and derives a key in as many rounds as the daemon likes.
 
 use std::sync::Arc;
@@ -10,8 +11,12 @@ use rsasl::mechanisms::anonymous::AnonymousToken;
 use rsasl::prelude::{Mechname, MessageSent, SASLClient, SASLConfig, Session, SessionError, State};
 use rsasl::property::{AuthId, AuthzId, Password};
 
+#[cfg(feature = "gssapi")]
+use super::gssapi::{Gssapi, Peer};
 use crate::credentials::Credentials;
 use crate::error::AuthFailure;
+#[cfg(feature = "gssapi")]
+use crate::transport::Layer;
 
 /// Rounds of SCRAM's key derivation, which take about a second. Servers ask for thousands.
 const MOST_ROUNDS: u32 = 1_000_000;
@@ -25,6 +30,8 @@ pub(super) enum Mechanism {
     ScramSha256,
     ScramSha1,
     Plain,
+    #[cfg(feature = "gssapi")]
+    Gssapi,
     External,
     Anonymous,
 }
@@ -41,10 +48,12 @@ pub(super) struct Wishes<'a> {
 }
 
 impl Mechanism {
-    const ALL: [Mechanism; 5] = [
+    const ALL: &[Mechanism] = &[
         Mechanism::ScramSha256,
         Mechanism::ScramSha1,
         Mechanism::Plain,
+        #[cfg(feature = "gssapi")]
+        Mechanism::Gssapi,
         Mechanism::External,
         Mechanism::Anonymous,
     ];
@@ -54,17 +63,22 @@ impl Mechanism {
             Mechanism::ScramSha256 => "SCRAM-SHA-256",
             Mechanism::ScramSha1 => "SCRAM-SHA-1",
             Mechanism::Plain => "PLAIN",
+            #[cfg(feature = "gssapi")]
+            Mechanism::Gssapi => "GSSAPI",
             Mechanism::External => "EXTERNAL",
             Mechanism::Anonymous => "ANONYMOUS",
         }
     }
 
     pub(super) fn needs_password(self) -> bool {
-        !matches!(self, Mechanism::External | Mechanism::Anonymous)
+        matches!(
+            self,
+            Mechanism::ScramSha256 | Mechanism::ScramSha1 | Mechanism::Plain
+        )
     }
 
-    /// Whether the daemon proves that it knows the user too.
-    fn is_mutual(self) -> bool {
+    /// Whether it is one in which the daemon proves that it knows the password too.
+    fn is_scram(self) -> bool {
         matches!(self, Mechanism::ScramSha256 | Mechanism::ScramSha1)
     }
 }
@@ -84,11 +98,17 @@ pub(super) fn usable(
     };
     if let Some(wanted) = wishes.wanted {
         let known = Mechanism::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|known| known.name() == wanted);
         return match known {
             None => Err(none(&format!(
-                "{wanted}, which is asked for, is not supported here"
+                "{wanted}, which is asked for, is not supported here{}",
+                if wanted == "GSSAPI" {
+                    WITHOUT_GSSAPI
+                } else {
+                    ""
+                }
             ))),
             Some(_) if !is_offered(wanted) => Err(AuthFailure::NotOffered {
                 wanted: wanted.to_owned(),
@@ -99,7 +119,7 @@ pub(super) fn usable(
         };
     }
     let offers = |known: &Mechanism| is_offered(known.name());
-    let mut found: Vec<_> = Mechanism::ALL.into_iter().filter(offers).collect();
+    let mut found: Vec<_> = Mechanism::ALL.iter().copied().filter(offers).collect();
     let plain = found.contains(&Mechanism::Plain);
     found.retain(|known| match known {
         Mechanism::Plain => wishes.plain,
@@ -113,33 +133,60 @@ pub(super) fn usable(
             "ANONYMOUS is used only where the URI asks for it: auth=sasl.ANONYMOUS",
         )),
         true if wishes.tcp => Err(none(OVER_TCP)),
-        true => Err(none(
-            "supported are SCRAM-SHA-256, SCRAM-SHA-1, PLAIN, EXTERNAL and ANONYMOUS",
-        )),
+        true => {
+            let known: Vec<_> = Mechanism::ALL.iter().map(|known| known.name()).collect();
+            let unbuilt = if is_offered("GSSAPI") {
+                WITHOUT_GSSAPI
+            } else {
+                ""
+            };
+            Err(none(&format!(
+                "supported are {}{unbuilt}",
+                known.join(", ")
+            )))
+        }
     }
 }
 
+/// What helps a daemon that offers GSSAPI.
+const WITHOUT_GSSAPI: &str = " (GSSAPI needs the feature `gssapi` of this crate)";
+
 /// libvirtd demands of a mechanism over TCP that it encrypts the connection (an SSF of 56 or more).
-pub(super) const OVER_TCP: &str = "over plain TCP libvirtd allows only mechanisms that encrypt what follows, such as DIGEST-MD5 and \
-     GSSAPI, and none of those is supported here: use TLS, ssh or a unix socket";
+pub(super) const OVER_TCP: &str = if cfg!(feature = "gssapi") {
+    "over plain TCP libvirtd allows only mechanisms that encrypt what follows, and of those only GSSAPI is supported here: let the \
+     daemon offer that, or use TLS, ssh or a unix socket"
+} else {
+    "over plain TCP libvirtd allows only mechanisms that encrypt what follows, such as DIGEST-MD5 and GSSAPI, and none of those is \
+     supported here (GSSAPI needs the feature `gssapi` of this crate): use TLS, ssh or a unix socket"
+};
 
 /// One exchange, this side of it.
 pub(super) struct Exchange {
     mechanism: Mechanism,
-    session: Session,
+    side: Side,
     /// Whether our first message was made.
     begun: bool,
     /// Messages of the daemon so far.
     heard: usize,
     done: bool,
+    user: Option<String>,
+}
+
+/// Who computes what this side says.
+enum Side {
+    Rsasl(Session),
+    #[cfg(feature = "gssapi")]
+    Gssapi(Gssapi),
 }
 
 impl Exchange {
+    /// One by any mechanism but GSSAPI.
     pub(super) fn new(
         mechanism: Mechanism,
         credentials: Option<Credentials>,
     ) -> Result<Self, AuthFailure> {
         let broken = |reason: String| exchange_failure(mechanism, reason);
+        let user = credentials.as_ref().map(|found| found.user.clone());
         let config = SASLConfig::builder()
             .with_defaults()
             .with_callback(Answers(credentials))
@@ -149,46 +196,96 @@ impl Exchange {
         let session = SASLClient::new(Arc::clone(&config))
             .start_suggested(&[name])
             .map_err(|error| broken(error.to_string()))?;
-        Ok(Exchange {
+        Ok(Exchange::of(mechanism, Side::Rsasl(session), user))
+    }
+
+    /// One by GSSAPI.
+    #[cfg(feature = "gssapi")]
+    pub(super) fn gssapi(peer: Peer) -> Self {
+        let side = Side::Gssapi(Gssapi::new(peer));
+        Exchange::of(Mechanism::Gssapi, side, None)
+    }
+
+    fn of(mechanism: Mechanism, side: Side, user: Option<String>) -> Self {
+        Exchange {
             mechanism,
-            session,
+            side,
             begun: false,
             heard: 0,
             done: false,
-        })
+            user,
+        }
     }
 
-    /// Whether nothing more is to be said or heard. With SCRAM the daemon has then proved that it knows the user.
+    /// Who wants to log in, as far as that is known yet.
+    pub(super) fn user(&self) -> Option<String> {
+        match &self.side {
+            Side::Rsasl(_) => self.user.clone(),
+            #[cfg(feature = "gssapi")]
+            Side::Gssapi(gssapi) => gssapi.user(),
+        }
+    }
+
+    pub(super) fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    /// The security layer that was agreed on, once; where there is one, it protects all after the daemon's last word.
+    #[cfg(feature = "gssapi")]
+    pub(super) fn layer(&mut self) -> Option<Layer> {
+        match &mut self.side {
+            Side::Gssapi(gssapi) => gssapi.layer(),
+            Side::Rsasl(_) => None,
+        }
+    }
+
+    /// Whether nothing more is to be said or heard. With SCRAM and GSSAPI the daemon has then proved who it is.
     pub(super) fn is_done(&self) -> bool {
         self.done
     }
 
     /// Takes what the daemon said, where it said something, and gives the answer to it: none is not the same as an empty one.
-    /// After an error the exchange is over. Computes for up to a second or so.
+    /// After an error the exchange is over. Computes for up to a second or so; with GSSAPI it may wait for servers.
     pub(super) fn step(&mut self, input: Option<&[u8]>) -> Result<Option<Vec<u8>>, AuthFailure> {
         if let Some(input) = input {
             self.check(input)?;
             self.heard += 1;
-        } else if self.mechanism.is_mutual() && self.begun {
+        } else if self.mechanism.is_scram() && self.begun {
             return Err(self.broken("a message of its is missing"));
         }
-        let mut output = Vec::new();
-        let state = self.session.step(input, &mut output);
-        let state = state.map_err(|error| self.explain(&error))?;
-        self.begun = true;
-        match state {
-            State::Running => Ok(Some(output)),
-            State::Finished(sent) => {
-                self.done = true;
-                Ok((sent == MessageSent::Yes).then_some(output))
+        match &mut self.side {
+            Side::Rsasl(session) => {
+                let mut output = Vec::new();
+                let state = session.step(input, &mut output);
+                let state = state.map_err(|error| self.explain(&error))?;
+                self.begun = true;
+                self.done = state.is_finished();
+                let says = !matches!(state, State::Finished(MessageSent::No));
+                Ok(says.then_some(output))
+            }
+            #[cfg(feature = "gssapi")]
+            Side::Gssapi(gssapi) => {
+                let answer = gssapi.step(input);
+                self.done = gssapi.is_done();
+                let answer = answer.map_err(|failure| match self.begun {
+                    true if !failure.is_of_ticket => self.broken(&failure.reason),
+                    _ => self.unusable(failure.reason),
+                })?;
+                self.begun = true;
+                Ok(Some(answer))
             }
         }
     }
 
     /// Refuses what rsasl would not survive, or would compute for too long.
     fn check(&self, input: &[u8]) -> Result<(), AuthFailure> {
-        if !self.mechanism.is_mutual() {
-            return Err(self.broken("it has nothing to say in this mechanism"));
+        match self.side {
+            #[cfg(feature = "gssapi")]
+            Side::Gssapi(_) => return Ok(()),
+            Side::Rsasl(_) if !self.mechanism.is_scram() => {
+                return Err(self.broken("it has nothing to say in this mechanism"));
+            }
+            Side::Rsasl(_) => {}
         }
         let mut parts = input.split(|byte| *byte == b',');
         let mut part = |name: &[u8]| parts.next()?.strip_prefix(name);
@@ -215,11 +312,15 @@ impl Exchange {
             }
             SessionError::MechanismError(inner) if self.begun => self.broken(&inner.to_string()),
             // What we say first depends on us alone.
-            error if !self.begun => AuthFailure::Credentials {
-                mechanism: self.mechanism.name().to_owned(),
-                reason: error.to_string(),
-            },
+            error if !self.begun => self.unusable(error.to_string()),
             error => self.broken(&error.to_string()),
+        }
+    }
+
+    fn unusable(&self, reason: String) -> AuthFailure {
+        AuthFailure::Credentials {
+            mechanism: self.mechanism.name().to_owned(),
+            reason,
         }
     }
 
@@ -292,7 +393,7 @@ mod tests {
 
     #[test]
     fn the_best_comes_first_and_what_gives_the_password_away_or_needs_none_is_asked_for() {
-        let all = "ANONYMOUS EXTERNAL GSSAPI PLAIN SCRAM-SHA-1 SCRAM-SHA-256 SCRAM-SHA-256-PLUS";
+        let all = "ANONYMOUS EXTERNAL NTLM PLAIN SCRAM-SHA-1 SCRAM-SHA-256 SCRAM-SHA-256-PLUS";
         assert_eq!(
             chosen(all, FREE),
             "SCRAM-SHA-256 SCRAM-SHA-1 PLAIN EXTERNAL"
@@ -315,9 +416,9 @@ mod tests {
                 ..FREE
             };
             assert_eq!(chosen(all, wishes), name);
-            let failure = refused("GSSAPI", wishes);
+            let failure = refused("NTLM", wishes);
             assert!(
-                matches!(&failure, AuthFailure::NotOffered { wanted, offered } if wanted == name && offered == &["GSSAPI"])
+                matches!(&failure, AuthFailure::NotOffered { wanted, offered } if wanted == name && offered == &["NTLM"])
             );
         }
     }
@@ -351,19 +452,19 @@ mod tests {
                 "use TLS, ssh or a unix socket",
             ),
             (
-                "DIGEST-MD5 GSSAPI",
+                "DIGEST-MD5 NTLM",
                 FREE,
-                "the daemon offers DIGEST-MD5, GSSAPI; supported are",
+                "the daemon offers DIGEST-MD5, NTLM; supported are SCRAM-SHA-256, ",
             ),
             ("", FREE, "the daemon offers no mechanism; supported"),
             ("ANONYMOUS", FREE, "auth=sasl.ANONYMOUS"),
             (
-                "GSSAPI",
+                "NTLM",
                 Wishes {
-                    wanted: Some("GSSAPI"),
+                    wanted: Some("NTLM"),
                     ..FREE
                 },
-                "GSSAPI, which is asked for",
+                "NTLM, which is asked for",
             ),
         ] {
             let failure = refused(offered, wishes);
@@ -373,6 +474,51 @@ mod tests {
             );
             assert!(failure.to_string().contains(expected), "{failure}");
         }
+    }
+
+    #[test]
+    #[cfg(not(feature = "gssapi"))]
+    fn what_gssapi_needs_is_told() {
+        let asked = Wishes {
+            wanted: Some("GSSAPI"),
+            ..FREE
+        };
+        let tcp = Wishes { tcp: true, ..FREE };
+        for wishes in [asked, tcp, FREE] {
+            let failure = refused("GSSAPI", wishes);
+            assert!(
+                matches!(failure, AuthFailure::NoMechanism { .. }),
+                "{failure:?}"
+            );
+            let text = failure.to_string();
+            assert!(text.contains("needs the feature `gssapi`"), "{text}");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "gssapi")]
+    fn gssapi_comes_after_passwords_and_is_taken_over_tcp() {
+        let asked = Wishes {
+            wanted: Some("GSSAPI"),
+            ..FREE
+        };
+        let tcp = Wishes {
+            tcp: true,
+            plain: false,
+            wanted: None,
+        };
+        for (offered, wishes, expected) in [
+            (
+                "EXTERNAL GSSAPI SCRAM-SHA-256",
+                FREE,
+                "SCRAM-SHA-256 GSSAPI EXTERNAL",
+            ),
+            ("DIGEST-MD5 GSSAPI PLAIN", tcp, "GSSAPI"),
+            ("GSSAPI SCRAM-SHA-256", asked, "GSSAPI"),
+        ] {
+            assert_eq!(chosen(offered, wishes), expected);
+        }
+        assert!(!Mechanism::Gssapi.needs_password());
     }
 
     fn exchange(mechanism: Mechanism) -> Exchange {

@@ -1,6 +1,8 @@
 //! Authentication by SASL over libvirt's RPC: the mechanism is chosen, the credentials are found, and both sides talk until both
-//! are done. Imports config, credentials, connection, error, rpc and uri.
+//! are done. Imports config, credentials, connection, error, rpc, transport and uri.
 
+#[cfg(feature = "gssapi")]
+mod gssapi;
 mod mechanism;
 
 use std::time::Duration;
@@ -15,9 +17,11 @@ use crate::protocol::remote::procedure::{AuthSaslInit, AuthSaslStart, AuthSaslSt
 use crate::protocol::remote::{AuthSaslStartArgs, AuthSaslStepArgs};
 use crate::rpc::Client;
 use crate::uri::{Auth, HostVerify, Transport, Uri, UriError, User};
+#[cfg(feature = "gssapi")]
+use gssapi::{Peer, Protection};
 use mechanism::{Exchange, Mechanism, OVER_TCP, Wishes, usable};
 
-/// Messages of the daemon in one exchange. No mechanism here takes more than two.
+/// Messages of the daemon in one exchange. No mechanism here takes more than three.
 const MOST_STEPS: usize = 8;
 
 /// Mechanisms that are looked at in the daemon's list.
@@ -48,6 +52,12 @@ pub(super) async fn authenticate(
     sasl.run().await
 }
 
+/// An exchange, and what is said first.
+struct Begun {
+    exchange: Exchange,
+    first: Option<Vec<u8>>,
+}
+
 struct Sasl<'a> {
     client: &'a Client,
     config: &'a Config,
@@ -68,22 +78,7 @@ impl Sasl<'_> {
         }
         let offered = self.offered().await?;
         let usable = usable(&offered, self.wishes())?;
-        let (mechanism, credentials) = self.choose(&usable).await?;
-        debug!(target: "libvirt_qmp::rpc", mechanism = mechanism.name(), "authenticating");
-        let user = credentials.as_ref().map(|found| found.user.clone());
-        let refused = |error| match error {
-            Error::Libvirt(error) if error.code == LibvirtError::AUTH_FAILED => {
-                AuthFailure::Refused {
-                    user: user.clone(),
-                    mechanism: mechanism.name().to_owned(),
-                    error,
-                }
-                .into()
-            }
-            error => error,
-        };
-        let exchange = Exchange::new(mechanism, credentials)?;
-        self.talk(mechanism, exchange).await.map_err(refused)
+        self.talk(self.begin(&usable).await?).await
     }
 
     /// The mechanisms that the daemon offers (`REMOTE_PROC_AUTH_SASL_INIT`).
@@ -135,22 +130,91 @@ impl Sasl<'_> {
         }
     }
 
-    /// The best mechanism that there are credentials for.
-    async fn choose(
-        &self,
-        usable: &[Mechanism],
-    ) -> Result<(Mechanism, Option<Credentials>), Error> {
-        let by_password = usable.iter().find(|found| found.needs_password());
-        let without = usable.iter().find(|found| !found.needs_password());
-        if let Some(mechanism) = by_password
-            && let Some(found) = self.credentials(*mechanism).await?
-        {
-            return Ok((*mechanism, Some(found)));
+    /// Begins an exchange by the best mechanism that there is all for that it needs.
+    ///
+    /// Who has a ticket for the daemon is not asked for a password, but a password that is at hand was put there for this.
+    async fn begin(&self, usable: &[Mechanism]) -> Result<Begun, Error> {
+        let by_password = usable.iter().copied().find(|found| found.needs_password());
+        let asks = matches!(self.config.credentials, Some(CredentialsSource::Ask(_)));
+        if !asks && let Some(begun) = self.with_password(by_password).await? {
+            return Ok(begun);
         }
-        match without {
-            Some(mechanism) => Ok((*mechanism, None)),
-            None => Err(self.no_credentials().into()),
+        let without_ticket = match self.with_ticket(usable).await {
+            Ok(Some(begun)) => return Ok(begun),
+            Ok(None) => None,
+            // The daemon has not heard of it yet.
+            Err(Error::Auth(failure)) if usable.len() > 1 => match *failure {
+                AuthFailure::Credentials { reason, .. } => Some(reason),
+                failure => return Err(failure.into()),
+            },
+            Err(error) => return Err(error),
+        };
+        if asks && let Some(begun) = self.with_password(by_password).await? {
+            return Ok(begun);
         }
+        let mut others = usable.iter().copied();
+        match others.find(|found| matches!(found, Mechanism::External | Mechanism::Anonymous)) {
+            Some(mechanism) => self.first(Exchange::new(mechanism, None)?).await,
+            None => Err(self.no_credentials(without_ticket).into()),
+        }
+    }
+
+    /// By this mechanism, where there are credentials for it.
+    async fn with_password(&self, mechanism: Option<Mechanism>) -> Result<Option<Begun>, Error> {
+        let Some(mechanism) = mechanism else {
+            return Ok(None);
+        };
+        match self.credentials(mechanism).await? {
+            Some(found) => {
+                let exchange = Exchange::new(mechanism, Some(found))?;
+                Ok(Some(self.first(exchange).await?))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// By GSSAPI, where the daemon offers it.
+    #[cfg(feature = "gssapi")]
+    async fn with_ticket(&self, usable: &[Mechanism]) -> Result<Option<Begun>, Error> {
+        if !usable.contains(&Mechanism::Gssapi) {
+            return Ok(None);
+        }
+        let authorize_as = match &self.config.credentials {
+            Some(CredentialsSource::Value(credentials)) => credentials.authorize_as.clone(),
+            _ => None,
+        };
+        let peer = Peer {
+            // As libvirt calls this machine, for its own client too.
+            host: self.uri.map_or("localhost", Uri::auth_host).to_owned(),
+            protection: self.protection(),
+            authorize_as,
+        };
+        Ok(Some(self.first(Exchange::gssapi(peer)).await?))
+    }
+
+    #[cfg(not(feature = "gssapi"))]
+    #[expect(clippy::unused_async, reason = "with GSSAPI it waits")]
+    async fn with_ticket(&self, _: &[Mechanism]) -> Result<Option<Begun>, Error> {
+        Ok(None)
+    }
+
+    /// What is to protect the session. libvirtd wants a layer over plain TCP, and has none over TLS or its unix socket.
+    #[cfg(feature = "gssapi")]
+    fn protection(&self) -> Protection {
+        match self.uri.map(|uri| uri.transport) {
+            Some(Transport::Tcp) => Protection::Layer,
+            Some(Transport::Unix | Transport::Tls | Transport::Ssh) => Protection::Way,
+            // Descriptors cannot pass a layer.
+            Some(Transport::Ext) | None if self.client.passes_files() => Protection::Way,
+            Some(Transport::Ext) | None => Protection::Any,
+        }
+    }
+
+    /// Makes what is said first.
+    async fn first(&self, exchange: Exchange) -> Result<Begun, Error> {
+        debug!(target: "libvirt_qmp::rpc", mechanism = exchange.mechanism().name(), "authenticating");
+        let (exchange, first) = self.step(exchange, None).await?;
+        Ok(Begun { exchange, first })
     }
 
     async fn credentials(&self, mechanism: Mechanism) -> Result<Option<Credentials>, Error> {
@@ -174,8 +238,8 @@ impl Sasl<'_> {
         }
     }
 
-    fn no_credentials(&self) -> AuthFailure {
-        let reason = match (&self.config.credentials, self.uri) {
+    fn no_credentials(&self, without_ticket: Option<String>) -> AuthFailure {
+        let mut reason = match (&self.config.credentials, self.uri) {
             (Some(_), _) => "none was given when asked for".to_owned(),
             (None, Some(uri)) => format!(
                 "Config::credentials is not set, and no auth.conf has any for libvirt on {}",
@@ -183,27 +247,37 @@ impl Sasl<'_> {
             ),
             (None, None) => "Config::credentials is not set".to_owned(),
         };
+        if let Some(without_ticket) = without_ticket {
+            reason = format!("{reason}; and no ticket for GSSAPI: {without_ticket}");
+        }
         AuthFailure::NoCredentials { reason }
     }
 
     /// The exchange itself. The daemon must be done, and so must we: with a mechanism in which it proves something, its last
     /// word is waited for and verified. Once it is done, no step follows.
-    async fn talk(&self, mechanism: Mechanism, exchange: Exchange) -> Result<(), Error> {
-        let (mut exchange, first) = self.step(exchange, None).await?;
+    async fn talk(&self, begun: Begun) -> Result<(), Error> {
+        let Begun {
+            mut exchange,
+            first,
+        } = begun;
         let (nil, data) = to_wire(first);
-        let mech = mechanism.name().to_owned();
+        let mech = exchange.mechanism().name().to_owned();
         let args = AuthSaslStartArgs { mech, nil, data };
         let call = self.client.call::<AuthSaslStart>(&args, self.options());
-        let reply = call.await?;
+        let reply = call.await.map_err(|error| refused(error, &exchange))?;
         let mut answer = Answer::new(reply.complete, reply.nil, reply.data);
         for _ in 0..MOST_STEPS {
             let mut next = None;
+            let mut protects = false;
             if !exchange.is_done() {
                 (exchange, next) = self.step(exchange, answer.data.take()).await?;
+                protects = !answer.complete && self.protect_after_reply(&mut exchange);
             } else if answer.data.is_some_and(|data| !data.is_empty()) {
                 return Err(exchange.broken("it goes on after the end").into());
             }
-            match (answer.complete, exchange.is_done()) {
+            // What we have still to say may be that a security layer begins: nobody may talk us out of that.
+            let is_over = exchange.is_done() && next.as_ref().is_none_or(Vec::is_empty);
+            match (answer.complete, is_over) {
                 (true, true) => return Ok(()),
                 (true, false) => return Err(exchange.broken("it ends before the end").into()),
                 (false, _) => {}
@@ -211,23 +285,70 @@ impl Sasl<'_> {
             let (nil, data) = to_wire(next);
             let args = AuthSaslStepArgs { nil, data };
             let call = self.client.call::<AuthSaslStep>(&args, self.options());
-            let reply = call.await?;
+            let reply = call.await.map_err(|error| refused(error, &exchange))?;
             answer = Answer::new(reply.complete, reply.nil, reply.data);
+            if protects && !answer.complete {
+                return Err(exchange.broken("it goes on after the end").into());
+            }
         }
         Err(exchange.broken("it does not come to an end").into())
     }
 
-    /// One step of ours. Deriving a key takes its time, so it does not hold up the runtime.
+    /// Has all that follows the daemon's next word go through the security layer that was agreed on, where there is one: says
+    /// whether there is.
+    #[cfg(feature = "gssapi")]
+    fn protect_after_reply(&self, exchange: &mut Exchange) -> bool {
+        let layer = exchange.layer();
+        let is_there = layer.is_some();
+        if let Some(layer) = layer {
+            self.client.secure_after_reply(layer);
+        }
+        is_there
+    }
+
+    #[cfg(not(feature = "gssapi"))]
+    fn protect_after_reply(&self, _: &mut Exchange) -> bool {
+        false
+    }
+
+    /// One step of ours. Deriving a key takes its time, and so do Kerberos' servers, so it does not hold up the runtime.
     async fn step(
         &self,
         mut exchange: Exchange,
         input: Option<Vec<u8>>,
     ) -> Result<(Exchange, Option<Vec<u8>>), Error> {
+        #[cfg(feature = "gssapi")]
+        let may_hang = exchange.mechanism() == Mechanism::Gssapi;
         let step = move || {
             let output = exchange.step(input.as_deref())?;
             Ok::<_, AuthFailure>((exchange, output))
         };
+        #[cfg(feature = "gssapi")]
+        if may_hang {
+            return Ok(self.compute_apart(step).await??);
+        }
         Ok(self.compute(step).await??)
+    }
+
+    /// As `compute`, on a thread of its own, for what may hang long after the deadline: a runtime waits for those on its threads
+    /// before it ends, and has so many and no more.
+    #[cfg(feature = "gssapi")]
+    async fn compute_apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (sender, done) = tokio::sync::oneshot::channel();
+        let thread = std::thread::Builder::new().name("libvirt-qmp-gssapi".to_owned());
+        let started = thread.spawn(move || {
+            // Who does not wait any more needs no answer.
+            let _ = sender.send(work());
+        });
+        started.map_err(|error| AuthFailure::Credentials {
+            mechanism: Mechanism::Gssapi.name().to_owned(),
+            reason: format!("no thread to ask Kerberos on: {error}"),
+        })?;
+        let done = self.in_time(done).await?;
+        done.map_err(|_| Error::disconnected(EndCause::RuntimeGone.into(), false))
     }
 
     /// What `work` gives, on a thread where it may block.
@@ -265,6 +386,19 @@ impl Answer {
             complete: complete != 0,
             data: (nil == 0).then_some(data),
         }
+    }
+}
+
+/// What the daemon's refusal means.
+fn refused(error: Error, exchange: &Exchange) -> Error {
+    match error {
+        Error::Libvirt(error) if error.code == LibvirtError::AUTH_FAILED => AuthFailure::Refused {
+            user: exchange.user(),
+            mechanism: exchange.mechanism().name().to_owned(),
+            error,
+        }
+        .into(),
+        error => error,
     }
 }
 
