@@ -53,8 +53,9 @@ impl Libvirt {
     /// [`Config::readonly`] also chooses the daemon's socket for that.
     ///
     /// Connecting, authenticating and opening together have [`Config::connect_timeout`], but those that have a timeout of
-    /// their own: see [Deadlines](Config#deadlines). A user's own daemon is not started where it does not run. A program that leads to the daemon, such as ssh, is ended and reaped with the connection;
-    /// what it says on standard error comes with the cause of the connection's end.
+    /// their own: see [Deadlines](Config#deadlines). A user's own daemon is not started where it does not run. A program
+    /// that leads to the daemon, such as ssh, is ended and reaped with the connection; what it says on standard error comes
+    /// with the cause of the connection's end.
     ///
     /// With [`Config::reconnect`] a lost connection is made again, to the daemon that was found here: what names it is not looked up
     /// once more.

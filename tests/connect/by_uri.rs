@@ -27,7 +27,7 @@ fn which_uri_do_i_need() {
             ))
         })
         .collect();
-    assert_eq!(rows.len(), 10);
+    assert_eq!(rows.len(), 11);
     // What is documented is also tried with virsh.
     let cases = super::uris::table::cases();
     for (what, uri) in &rows {
