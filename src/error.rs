@@ -404,7 +404,8 @@ pub enum EndCause {
     RuntimeGone,
 }
 
-/// An error of libvirt, as it came (`virNetMessageError`).
+/// An error of libvirt, as it came (`virNetMessageError`). What is not UTF-8 in its texts is U+FFFD: libvirt quotes what others
+/// said in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LibvirtError {
