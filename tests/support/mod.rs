@@ -13,6 +13,7 @@ pub(crate) mod conformance;
 pub(crate) mod fds;
 pub(crate) mod guest_agent;
 pub(crate) mod lab;
+pub(crate) mod linux_guest;
 pub(crate) mod mock;
 pub(crate) mod pki;
 pub(crate) mod process;
