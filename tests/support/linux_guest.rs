@@ -52,26 +52,28 @@ until [ -b /dev/vda ]; do usleep 10000; done
 mke2fs /dev/vda >/dev/null
 mount -t ext2 /dev/vda /disk
 
+# The device of a virtio channel, once it is there.
+channel() {
+    while :; do
+        for found in /sys/class/virtio-ports/*; do
+            read -r name <"$found/name" && [ "$name" = "$1" ] && echo "/dev/${found##*/}" && return
+        done
+        usleep 10000
+    done 2>/dev/null
+}
+
 # What the test says here is run, and answered with the output and a line that ends it.
-exec 3<>/dev/ttyS1
-stty raw -echo <&3
+exec 3<>"$(channel shell)"
 while read -r line <&3; do
     eval "$line" </dev/null >&3 2>&1
     printf '\036%s\n' $? >&3
 done &
 
-port=
-until [ -n "$port" ]; do
-    for found in /sys/class/virtio-ports/*; do
-        read -r name <"$found/name" && [ "$name" = org.qemu.guest_agent.0 ] && port=${found##*/}
-    done
-    [ -n "$port" ] || usleep 10000
-done 2>/dev/null
-
+agent=$(channel org.qemu.guest_agent.0)
 # An agent that has ended is started again as soon as somebody writes to the pipe.
 mkfifo /run/again
 while :; do
-    sh -c 'echo $$ >/run/agent.pid; exec qemu-ga -m virtio-serial -p "$0" -t /run' "/dev/$port"
+    sh -c 'echo $$ >/run/agent.pid; exec qemu-ga -m virtio-serial -p "$0" -t /run' "$agent"
     echo "the agent has ended: $?"
     read -r line </run/again
 done
@@ -93,9 +95,9 @@ const CHPASSWD: &str = r#"#!/bin/sh
 "#;
 
 /// The programs of busybox that the guest has.
-const APPLETS: [&str; 20] = [
+const APPLETS: [&str; 19] = [
     "sh", "cat", "echo", "hostname", "ifconfig", "insmod", "kill", "mke2fs", "mkfifo", "mount",
-    "poweroff", "printf", "reboot", "rm", "seq", "sleep", "stty", "true", "uname", "usleep",
+    "poweroff", "printf", "reboot", "rm", "seq", "sleep", "true", "uname", "usleep",
 ];
 
 /// A running guest of a [`Lab`]: 256 MiB, one translated CPU (no KVM), a small disk. It starts the agent by itself, about two
@@ -103,7 +105,7 @@ const APPLETS: [&str; 20] = [
 pub(crate) struct LinuxGuest {
     /// Its name and UUID in libvirt.
     pub(crate) guest: Guest,
-    control: Mutex<BufReader<UnixStream>>,
+    shell: Mutex<BufReader<UnixStream>>,
     log: PathBuf,
 }
 
@@ -114,8 +116,8 @@ impl LinuxGuest {
     /// When what it boots from has not been fetched, or libvirt does not start it.
     pub(crate) fn start(lab: &Lab, name: &str) -> LinuxGuest {
         let file = |what: &str| lab.dir().join(format!("{name}.{what}"));
-        let [kernel, initrd, disk, log, control] =
-            ["kernel", "initrd", "disk", "log", "tty"].map(file);
+        let [kernel, initrd, disk, log, shell] =
+            ["kernel", "initrd", "disk", "log", "sh"].map(file);
         // The daemon's user may not look into the directory of the build.
         fs::copy(fetched("vmlinuz"), &kernel).expect("a file in the scratch directory");
         fs::write(&initrd, initial_files()).expect("a file in the scratch directory");
@@ -134,7 +136,7 @@ impl LinuxGuest {
              <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'/>\
              <target dev='vda' bus='virtio'/></disk>\
              <serial type='file'><source path='{}'/><target port='0'/></serial>\
-             <serial type='unix'><source mode='bind' path='{}'/><target port='1'/></serial>\
+             <channel type='unix'><source mode='bind' path='{}'/><target type='virtio' name='shell'/></channel>\
              <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
              <controller type='usb' model='none'/><memballoon model='none'/><video><model type='none'/></video>\
              </devices><seclabel type='none'/></domain>",
@@ -143,21 +145,21 @@ impl LinuxGuest {
             qemu.display(),
             disk.display(),
             log.display(),
-            control.display(),
+            shell.display(),
         );
         let definition = file("xml");
         fs::write(&definition, xml).expect("a file in the scratch directory");
         lab.virsh(&["define", &definition.display().to_string()]);
         lab.virsh(&["start", name]);
         lab.keep_capabilities();
-        let control = UnixStream::connect(&control).expect("QEMU listens");
-        control
+        let shell = UnixStream::connect(&shell).expect("QEMU listens");
+        shell
             .set_read_timeout(Some(PATIENCE))
             .expect("a timeout above zero");
         let name = name.to_owned();
         LinuxGuest {
             guest: Guest { name, uuid },
-            control: Mutex::new(BufReader::new(control)),
+            shell: Mutex::new(BufReader::new(shell)),
             log,
         }
     }
@@ -168,15 +170,15 @@ impl LinuxGuest {
     /// # Panics
     /// When it fails, or the guest does not answer.
     pub(crate) fn shell(&self, line: &str) -> String {
-        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        control
+        let mut shell = self.shell.lock().unwrap_or_else(PoisonError::into_inner);
+        shell
             .get_mut()
             .write_all(format!("{line}\n").as_bytes())
             .expect("QEMU listens");
         let mut output = String::new();
         loop {
             let start = output.len();
-            let read = control.read_line(&mut output);
+            let read = shell.read_line(&mut output);
             assert!(read.is_ok_and(|read| read > 0), "{line}: {output}");
             if let Some(status) = output[start..].strip_prefix('\u{1e}') {
                 assert_eq!(status, "0\n", "{line}: {output}");
