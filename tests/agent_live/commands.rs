@@ -54,6 +54,15 @@ async fn every_driver_runs_commands_of_the_agent() {
             .await;
         assert_eq!(pong.unwrap(), r#"{"return":{}, "id": [7]}"#);
 
+        // virsh has an option for each of these, and the others a number.
+        for timeout in [AgentTimeout::Block, AgentTimeout::Default, AGENT] {
+            let pong = monitor.agent(PING.as_bytes(), timeout).await;
+            assert_eq!(pong.unwrap(), r#"{"return":{}}"#, "{timeout:?}");
+        }
+        let not_waited = monitor.agent(PING.as_bytes(), AgentTimeout::NoWait).await;
+        let error = not_waited.unwrap_err();
+        assert!(error.is_agent_unresponsive(), "{error:?}");
+
         let info = returned(monitor, json!({"execute": "guest-info"})).await;
         let commands = info["supported_commands"].as_array().unwrap();
         let is_exec =
@@ -106,6 +115,16 @@ async fn every_driver_runs_commands_of_the_agent() {
         let status = monitor.run(br#"{"execute":"query-status"}"#).await.unwrap();
         assert!(status.starts_with(br#"{"return""#), "{status:?}");
         monitor.disconnect().await.unwrap();
+    }
+    booted.guest.stop_agent();
+    booted.default_timeout(1).await;
+    for (name, monitor) in drivers(&booted.lab).await {
+        let error = monitor
+            .agent(PING.as_bytes(), AgentTimeout::Seconds(1))
+            .await;
+        let error = error.unwrap_err();
+        assert!(error.is_agent_unresponsive(), "{name}: {error:?}");
+        assert!(error.maybe_executed(), "{name}: {error:?}");
     }
 }
 

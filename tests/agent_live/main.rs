@@ -37,7 +37,8 @@ const PING: &str = r#"{"execute":"guest-ping"}"#;
 const BOOT: Duration = Duration::from_secs(120);
 
 /// How long the agent may take to answer, in libvirt's hands: more than it takes on a loaded machine.
-const AGENT: AgentTimeout = AgentTimeout::Seconds(30);
+const AGENT: AgentTimeout = AgentTimeout::Seconds(AGENT_SECONDS);
+const AGENT_SECONDS: u32 = 60;
 
 /// A guest whose agent libvirt talks to.
 struct Booted {
@@ -75,7 +76,17 @@ impl Booted {
         assert_eq!(started, (State::DISCONNECTED, Reason::DOMAIN_STARTED));
         let opened = booted.agent_event(BOOT).await;
         assert_eq!(opened, (State::CONNECTED, Reason::CHANNEL));
+        booted.default_timeout(AGENT_SECONDS).await;
         booted
+    }
+
+    /// Sets what [`AgentTimeout::Default`] is for this domain, and how long libvirt synchronizes with its agent.
+    async fn default_timeout(&self, seconds: u32) {
+        let seconds = seconds.try_into().unwrap();
+        let set = self
+            .libvirt
+            .domain_agent_set_response_timeout(&self.domain, seconds);
+        set.await.unwrap();
     }
 
     /// The next event of the domain.

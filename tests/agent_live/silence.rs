@@ -49,17 +49,16 @@ async fn an_agent_that_stops_and_goes_on() {
     let took = silence(&booted, AgentTimeout::Seconds(1)).await;
     assert!(took >= second && took < SOON, "{took:?}");
     // From now on libvirt synchronizes first, which has time of its own: 5 s, or what is set for the domain.
-    let libvirt = &booted.libvirt;
-    let set = libvirt.domain_agent_set_response_timeout(&booted.domain, 1);
-    set.await.unwrap();
+    booted.default_timeout(1).await;
     for timeout in [AgentTimeout::Default, AgentTimeout::Seconds(20)] {
         let took = silence(&booted, timeout).await;
         assert!(took >= second && took < SOON, "{timeout:?}: {took:?}");
     }
     // Meanwhile everything else works.
-    let monitor = libvirt.monitor(GUEST);
+    let monitor = booted.libvirt.monitor(GUEST);
     monitor.run(br#"{"execute":"query-status"}"#).await.unwrap();
 
+    booted.default_timeout(AGENT_SECONDS).await;
     booted.guest.resume_agent();
     booted.expect_answer().await;
     let answer = booted.ask(PING, AgentTimeout::Default).await.unwrap();
@@ -67,7 +66,7 @@ async fn an_agent_that_stops_and_goes_on() {
 
     // libvirt waits for ever, and we do not.
     booted.guest.stop_agent();
-    let patient = libvirt.with_call_timeout(Some(second));
+    let patient = booted.libvirt.with_call_timeout(Some(second));
     let asked = patient.domain_agent_command(&booted.domain, PING, AgentTimeout::Block);
     match asked.await.unwrap_err() {
         Error::Timeout {

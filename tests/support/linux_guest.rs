@@ -23,7 +23,7 @@ pub(crate) const HOSTNAME: &str = "tiny-guest";
 pub(crate) const DISK: &str = "/disk";
 
 /// What the guest says of itself, in /etc/os-release.
-pub(crate) const OS_RELEASE: &str =
+const OS_RELEASE: &str =
     "ID=tiny\nNAME=\"Tiny Guest\"\nPRETTY_NAME=\"Tiny Guest 1\"\nVERSION_ID=1\n";
 
 /// The bytes of the disk.
@@ -95,9 +95,9 @@ const CHPASSWD: &str = r#"#!/bin/sh
 "#;
 
 /// The programs of busybox that the guest has.
-const APPLETS: [&str; 19] = [
+const APPLETS: [&str; 17] = [
     "sh", "cat", "echo", "hostname", "ifconfig", "insmod", "kill", "mke2fs", "mkfifo", "mount",
-    "poweroff", "printf", "reboot", "rm", "seq", "sleep", "true", "uname", "usleep",
+    "poweroff", "printf", "reboot", "rm", "seq", "uname", "usleep",
 ];
 
 /// A running guest of a [`Lab`]: 256 MiB, one translated CPU (no KVM), a small disk. It starts the agent by itself, about two
