@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use libvirt_qmp::protocol::constants::{
     DomainAuthorizedSshKeysSetFlags, DomainGetHostnameFlags, DomainGuestInfoTypes,
-    DomainInterfaceAddressesSource, DomainSetTimeFlags, DomainSetUserPasswordFlags, IpAddrType,
+    DomainInterfaceAddressesSource, DomainSetTimeFlags, DomainSetUserPasswordFlags,
+    DomainVcpuFlags, IpAddrType,
 };
 use libvirt_qmp::{TypedParam, TypedParamValue};
 
@@ -136,6 +137,11 @@ async fn says_of_itself(booted: &Booted) {
     let vcpus = libvirt.domain_get_guest_vcpus(domain).await.unwrap();
     assert_eq!(printed(&vcpus), read(&lab.virsh(&["guestvcpus", GUEST])));
     assert_eq!(printed(&vcpus)["online"], "0");
+    let flags = DomainVcpuFlags::LIVE | DomainVcpuFlags::GUEST;
+    let count = libvirt.domain_get_vcpus_flags(domain, flags).await.unwrap();
+    assert_eq!(count, 1);
+    let theirs = lab.virsh(&["vcpucount", GUEST, "--live", "--guest"]);
+    assert_eq!(theirs, "1");
 }
 
 /// What is set in the guest.

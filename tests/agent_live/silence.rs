@@ -149,7 +149,10 @@ async fn an_agent_that_dies_and_is_started_again() {
     let asking = begin(&booted, AgentTimeout::Block);
     booted.guest.kill_agent();
     let error = asking.await.unwrap().unwrap_err();
-    assert!(error.maybe_executed(), "{error:?}");
+    assert!(
+        error.is_agent_unresponsive() && error.maybe_executed(),
+        "{error:?}"
+    );
     is_gone(&mut booted).await;
     booted.guest.start_agent();
     is_back(&mut booted).await;
