@@ -110,7 +110,7 @@ pub enum AgentTimeout {
     /// libvirt's default, 5 s unless the domain says otherwise (`VIR_DOMAIN_QEMU_AGENT_COMMAND_DEFAULT`, -1).
     #[default]
     Default,
-    /// Not at all (`VIR_DOMAIN_QEMU_AGENT_COMMAND_NOWAIT`, 0). No agent is that quick: expect
+    /// Not at all (`VIR_DOMAIN_QEMU_AGENT_COMMAND_NOWAIT`, 0). An agent is hardly ever that quick: expect
     /// [`Error::is_agent_unresponsive`](crate::Error::is_agent_unresponsive), of a command that may have been run.
     NoWait,
     /// So many seconds, at least 1, on top of the call's own deadline. Where libvirt has to synchronize with the agent first,

@@ -59,9 +59,8 @@ async fn every_driver_runs_commands_of_the_agent() {
             let pong = monitor.agent(PING.as_bytes(), timeout).await;
             assert_eq!(pong.unwrap(), r#"{"return":{}}"#, "{timeout:?}");
         }
-        let not_waited = monitor.agent(PING.as_bytes(), AgentTimeout::NoWait).await;
-        let error = not_waited.unwrap_err();
-        assert!(error.is_agent_unresponsive(), "{error:?}");
+        let answer = monitor.agent(PING.as_bytes(), AgentTimeout::NoWait).await;
+        may_be_silent(answer);
 
         let info = returned(monitor, json!({"execute": "guest-info"})).await;
         let commands = info["supported_commands"].as_array().unwrap();

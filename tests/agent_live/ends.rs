@@ -8,6 +8,14 @@ use libvirt_qmp::protocol::constants::{
 
 use super::*;
 
+/// The agent says nothing to its guest's end, and libvirt waits for QEMU's word. On a busy machine it may notice first that the
+/// agent has gone with the guest, and says so, of a call that has done what it was to do.
+fn is_begun(called: Result<(), Error>) {
+    if let Err(error) = called {
+        assert!(error.maybe_executed(), "{error:?}");
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs libvirtd and QEMU: run tests/run"]
 async fn the_agent_reboots_its_guest_and_then_shuts_it_down() {
@@ -15,11 +23,7 @@ async fn the_agent_reboots_its_guest_and_then_shuts_it_down() {
     let boot_id = |booted: &Booted| booted.guest.shell("cat /proc/sys/kernel/random/boot_id");
     let first = boot_id(&booted);
     let flags = DomainRebootFlagValues::GUEST_AGENT;
-    booted
-        .libvirt
-        .domain_reboot(&booted.domain, flags)
-        .await
-        .unwrap();
+    is_begun(booted.libvirt.domain_reboot(&booted.domain, flags).await);
     let (mut gone, mut rebooted) = (0, false);
     loop {
         match booted.event(BOOT).await {
@@ -41,11 +45,8 @@ async fn the_agent_reboots_its_guest_and_then_shuts_it_down() {
     assert_ne!(boot_id(&booted), first);
 
     let flags = DomainShutdownFlagValues::GUEST_AGENT;
-    booted
-        .libvirt
-        .domain_shutdown_flags(&booted.domain, flags)
-        .await
-        .unwrap();
+    let ended = booted.libvirt.domain_shutdown_flags(&booted.domain, flags);
+    is_begun(ended.await);
     let mut changes = Vec::new();
     while changes.len() < 2 {
         if let DomainEvent::Lifecycle { change, .. } = booted.event(PATIENCE).await {
