@@ -412,7 +412,8 @@ pub enum EndCause {
     RuntimeGone,
 }
 
-/// An error of libvirt, as it came (`virNetMessageError`).
+/// An error of libvirt, as it came (`virNetMessageError`). What is not UTF-8 in its texts is U+FFFD: libvirt quotes what others
+/// said in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LibvirtError {
@@ -505,6 +506,8 @@ impl LibvirtError {
     /// [`INTERNAL_ERROR`](Self::INTERNAL_ERROR).
     pub const AGENT_COMMAND_FAILED: i32 = 113;
 
+    /// `VIR_FROM_NONE`.
+    const FROM_NONE: i32 = 0;
     /// `VIR_FROM_QEMU`.
     const FROM_QEMU: i32 = 10;
     /// `VIR_FROM_REMOTE`.
@@ -741,7 +744,10 @@ impl Error {
                 LibvirtError::SYSTEM_ERROR => true,
                 // The first is also what older libvirt says of an answer that did not come in time.
                 LibvirtError::AGENT_UNRESPONSIVE | LibvirtError::AGENT_COMMAND_TIMEOUT => true,
-                LibvirtError::INTERNAL_ERROR => error.domain == LibvirtError::FROM_QEMU,
+                // Of no part of libvirt, where it cannot make sense of an answer.
+                LibvirtError::INTERNAL_ERROR => {
+                    [LibvirtError::FROM_NONE, LibvirtError::FROM_QEMU].contains(&error.domain)
+                }
                 _ => false,
             },
             _ => false,
@@ -834,6 +840,31 @@ mod tests {
         assert_eq!(told("KVMMissingCap"), [false, false, false, true]);
         assert_eq!(told("OfTomorrow"), [false; 4]);
         assert!(Error::Closed.class().is_none());
+    }
+
+    #[test]
+    fn an_answer_that_libvirt_does_not_understand_is_one() {
+        for (domain, maybe_executed) in [
+            (LibvirtError::FROM_NONE, true),
+            (LibvirtError::FROM_QEMU, true),
+            (LibvirtError::FROM_RPC, false),
+        ] {
+            let error = Error::from(LibvirtError {
+                code: LibvirtError::INTERNAL_ERROR,
+                domain,
+                level: 2,
+                message: None,
+                str1: None,
+                str2: None,
+                str3: None,
+                int1: -1,
+                int2: -1,
+                about_domain: None,
+                about_network: None,
+                procedure: "QEMU_PROC_DOMAIN_AGENT_COMMAND",
+            });
+            assert_eq!(error.maybe_executed(), maybe_executed, "{domain}");
+        }
     }
 
     #[test]

@@ -13,7 +13,9 @@ use crate::objects::Domain;
 /// # The guest agent
 impl Libvirt {
     /// Runs a command of the agent in the guest, a JSON object, and returns its answer: the object with `return` in it.
-    /// libvirt waits for the agent as `timeout` says; the call's deadline grows by the seconds in it.
+    /// libvirt waits for the agent as `timeout` says; the call's deadline grows by the seconds in it. It synchronizes with the
+    /// agent by itself. Never send `guest-sync-delimited`: libvirt does not understand the byte before the answer, and has
+    /// nothing to do with that agent until it connects again.
     ///
     /// `QEMU_PROC_DOMAIN_AGENT_COMMAND`, 3. Since libvirt 0.10.0.
     ///

@@ -110,9 +110,11 @@ pub enum AgentTimeout {
     /// libvirt's default, 5 s unless the domain says otherwise (`VIR_DOMAIN_QEMU_AGENT_COMMAND_DEFAULT`, -1).
     #[default]
     Default,
-    /// Not at all: only an agent that answers at once (`VIR_DOMAIN_QEMU_AGENT_COMMAND_NOWAIT`, 0).
+    /// Not at all (`VIR_DOMAIN_QEMU_AGENT_COMMAND_NOWAIT`, 0). An agent is hardly ever that quick: expect
+    /// [`Error::is_agent_unresponsive`](crate::Error::is_agent_unresponsive), of a command that may have been run.
     NoWait,
-    /// So many seconds, at least 1, on top of the call's own deadline.
+    /// So many seconds, at least 1, on top of the call's own deadline. Where libvirt has to synchronize with the agent first,
+    /// because there is no earlier answer or none came the last time, it gives that the time of `Default`.
     Seconds(u32),
 }
 

@@ -596,7 +596,8 @@ fn finish(name: &'static str, status: MessageStatus, payload: Bytes) -> Result<B
     match status {
         MessageStatus::OK => Ok(payload),
         MessageStatus::ERROR => {
-            let error = xdr::decode::<rpc::MessageError>(payload)
+            // What the guest agent says that is no JSON is quoted in the message, and libvirt may cut one short anywhere.
+            let error = xdr::decode_lossy::<rpc::MessageError>(payload)
                 .map_err(|error| Error::xdr(name, error))?;
             Err(LibvirtError::from_wire(error, name).into())
         }

@@ -26,7 +26,19 @@ use xdr_codec::{Pack, Unpack};
 ///
 /// [`DecodeError`] names what is wrong and in which field. Nothing is allocated for a length the input cannot hold.
 pub fn decode<T: Unpack<Reader>>(bytes: Bytes) -> Result<T, DecodeError> {
-    let mut reader = Reader::new(bytes);
+    decode_from(Reader::new(bytes))
+}
+
+/// As [`decode`], but what is not UTF-8 in a string becomes U+FFFD.
+///
+/// # Errors
+///
+/// The others of [`decode`].
+pub(crate) fn decode_lossy<T: Unpack<Reader>>(bytes: Bytes) -> Result<T, DecodeError> {
+    decode_from(Reader::lossy(bytes))
+}
+
+fn decode_from<T: Unpack<Reader>>(mut reader: Reader) -> Result<T, DecodeError> {
     match T::unpack(&mut reader) {
         Ok((value, _)) => Ok(value),
         Err(error) => Err(reader.into_error(error)),

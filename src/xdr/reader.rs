@@ -15,6 +15,7 @@ pub struct Reader {
     position: usize,
     fault: Option<DecodeFault>,
     path: FieldPath,
+    lossy: bool,
 }
 
 impl Reader {
@@ -25,6 +26,15 @@ impl Reader {
             position: 0,
             fault: None,
             path: FieldPath::default(),
+            lossy: false,
+        }
+    }
+
+    /// A reader that puts U+FFFD where a string is not UTF-8, in place of failing.
+    pub(crate) fn lossy(bytes: Bytes) -> Self {
+        Reader {
+            lossy: true,
+            ..Reader::new(bytes)
         }
     }
 
@@ -41,6 +51,9 @@ impl Reader {
     #[inline]
     pub fn string(&mut self, max: usize) -> xdr_codec::Result<(ByteString, usize)> {
         let (bytes, read) = self.opaque(max)?;
+        if self.lossy {
+            return Ok((String::from_utf8_lossy(&bytes).into_owned().into(), read));
+        }
         match ByteString::try_from(bytes) {
             Ok(string) => Ok((string, read)),
             Err(error) => Err(self.fail(DecodeFault::NotUtf8 {
@@ -57,8 +70,10 @@ impl Reader {
     #[inline]
     pub fn text(&mut self, max: usize) -> xdr_codec::Result<(String, usize)> {
         let (range, read) = self.opaque_range(max)?;
-        match str::from_utf8(&self.bytes[range]) {
+        let bytes = &self.bytes[range];
+        match str::from_utf8(bytes) {
             Ok(text) => Ok((text.to_owned(), read)),
+            Err(_) if self.lossy => Ok((String::from_utf8_lossy(bytes).into_owned(), read)),
             Err(error) => Err(self.fail(DecodeFault::NotUtf8 {
                 valid_up_to: error.valid_up_to(),
             })),
@@ -382,6 +397,27 @@ mod tests {
             r.string(4)
         });
         assert_eq!(found, DecodeFault::NotUtf8 { valid_up_to: 2 });
+    }
+
+    #[test]
+    fn a_lossy_reader_keeps_of_a_string_what_is_text() {
+        let read = |bytes: &'static [u8]| {
+            let mut reader = Reader::lossy(Bytes::from_static(bytes));
+            reader
+                .string(4)
+                .map(|(text, read)| (text.to_string(), read))
+        };
+        for (bytes, text) in [
+            (&b"\0\0\0\x04ok\xffx"[..], "ok\u{fffd}x"),
+            // A character that was cut in two.
+            (b"\0\0\0\x03ok\xc3\0", "ok\u{fffd}"),
+            (b"\0\0\0\x02ok\0\0", "ok"),
+        ] {
+            assert_eq!(read(bytes).unwrap(), (text.to_owned(), 8));
+        }
+        for bytes in [&b"\0\0\0\x05hello\0\0\0"[..], b"\0\0\0\x04abc"] {
+            assert!(read(bytes).is_err());
+        }
     }
 
     #[test]

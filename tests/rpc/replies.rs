@@ -30,8 +30,12 @@ async fn ask(
 }
 
 async fn fails_with(error: MessageError) -> LibvirtError {
+    fails_with_bytes(encoded(&error)).await
+}
+
+async fn fails_with_bytes(error: Bytes) -> LibvirtError {
     let (monitor, mut daemon) = monitor(quiet()).await;
-    let result = ask(&monitor, &mut daemon, MessageStatus::ERROR, encoded(&error)).await;
+    let result = ask(&monitor, &mut daemon, MessageStatus::ERROR, error).await;
     let Err(Error::Libvirt(error)) = result else {
         panic!("{result:?}");
     };
@@ -107,6 +111,26 @@ async fn an_error_may_have_no_message() {
     assert_eq!((error.code, error.int1), (9999, 5));
     assert_eq!((&error.message, &error.str1), (&None, &None));
     assert!(error.to_string().contains("9999"), "{error}");
+}
+
+/// libvirt quotes what the guest's agent said, which may be anything.
+#[tokio::test(start_paused = true)]
+async fn an_error_whose_texts_are_not_utf_8_is_that_error() {
+    let mut wire = encoded(&MessageError {
+        str2: Some("?quoted".to_owned()),
+        ..error(LibvirtError::INTERNAL_ERROR, "cannot parse ?{}")
+    })
+    .to_vec();
+    let mut replaced = 0;
+    for byte in wire.iter_mut().filter(|byte| **byte == b'?') {
+        *byte = 0xff;
+        replaced += 1;
+    }
+    assert_eq!(replaced, 2);
+    let error = fails_with_bytes(wire.into()).await;
+    assert_eq!(error.code, LibvirtError::INTERNAL_ERROR);
+    assert_eq!(error.message.as_deref(), Some("cannot parse \u{fffd}{}"));
+    assert_eq!(error.str2.as_deref(), Some("\u{fffd}quoted"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -307,7 +307,8 @@ impl Lab {
         self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep_capabilities(&self) {
+    /// Keeps what the daemon has found out about QEMU, which it does before it starts a guest, for the labs to come.
+    pub(crate) fn keep_capabilities(&self) {
         let mut kept = capabilities();
         if kept.is_empty() {
             let files = fs::read_dir(self.scratch.path(CAPABILITIES_DIR))

@@ -14,6 +14,7 @@ pub(crate) mod fds;
 pub(crate) mod guest_agent;
 pub(crate) mod kdc;
 pub(crate) mod lab;
+pub(crate) mod linux_guest;
 pub(crate) mod mock;
 pub(crate) mod pki;
 pub(crate) mod privileged;

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::error::{EndCause, Error, LibvirtError};
 
 /// libvirt's words for an error code, up to the colon, and the `virErrorNumber` that they stand for.
-const WORDS: [(&str, i32); 24] = [
+const WORDS: [(&str, i32); 27] = [
     ("internal error", LibvirtError::INTERNAL_ERROR),
     ("out of memory", 2),
     (
@@ -43,7 +43,22 @@ const WORDS: [(&str, i32); 24] = [
     ("operation aborted", 78),
     ("authentication cancelled", LibvirtError::AUTH_CANCELLED),
     ("Operation not supported", 84),
-    ("Guest agent is not responding", 86),
+    (
+        "Guest agent is not responding",
+        LibvirtError::AGENT_UNRESPONSIVE,
+    ),
+    (
+        "guest agent replied with wrong id to guest-sync command",
+        LibvirtError::AGENT_UNSYNCED,
+    ),
+    (
+        "guest agent command timed out",
+        LibvirtError::AGENT_COMMAND_TIMEOUT,
+    ),
+    (
+        "guest agent command failed",
+        LibvirtError::AGENT_COMMAND_FAILED,
+    ),
     ("resource busy", 87),
     ("access denied", LibvirtError::ACCESS_DENIED),
 ];
@@ -255,6 +270,18 @@ mod tests {
             (
                 "error: Guest agent is not responding: QEMU guest agent is not connected\n",
                 86,
+            ),
+            (
+                "error: guest agent replied with wrong id to guest-sync command: got 2, expected 1\n",
+                97,
+            ),
+            (
+                "error: guest agent command timed out: Guest agent disappeared while executing command\n",
+                112,
+            ),
+            (
+                "error: guest agent command failed: unable to execute QEMU agent command 'guest-nothing'\n",
+                113,
             ),
             ("error: no connection driver available for bogus:///\n", 5),
             ("error: Unable to encode message payload\n", 39),

@@ -134,7 +134,7 @@ impl State {
                 0
             }
             (MessageType::STREAM, MessageStatus::ERROR) => {
-                let error = match xdr::decode::<MessageError>(payload) {
+                let error = match xdr::decode_lossy::<MessageError>(payload) {
                     Ok(error) => LibvirtError::from_wire(error, self.name).into(),
                     Err(error) => Error::xdr(self.name, error),
                 };

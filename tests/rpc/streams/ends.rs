@@ -80,6 +80,23 @@ async fn an_error_in_the_middle_reaches_reader_writer_and_finish() {
     expect_usable(&libvirt, &mut daemon).await;
 }
 
+/// libvirt may cut a text short within a character.
+#[tokio::test(start_paused = true)]
+async fn an_error_whose_text_is_not_utf_8_is_that_error() {
+    let (libvirt, mut daemon) = session(quiet()).await;
+    let (mut stream, call) = open::<Console>(&libvirt, &mut daemon, 0).await;
+    let mut wire = encoded(&error(38, "cut?")).to_vec();
+    let at = wire.iter().position(|byte| *byte == b'?');
+    wire[at.unwrap()] = 0xc3;
+    let (kind, status) = (MessageType::STREAM, MessageStatus::ERROR);
+    daemon.send(packet(&call, kind, status, wire)).await;
+    let Err(Error::Libvirt(error)) = stream.recv().await else {
+        panic!("the stream goes on");
+    };
+    assert_eq!(error.message.as_deref(), Some("cut\u{fffd}"));
+    expect_usable(&libvirt, &mut daemon).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_error_wakes_those_who_wait() {
     let (libvirt, mut daemon) = session(quiet()).await;
