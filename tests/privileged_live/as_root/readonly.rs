@@ -120,7 +120,7 @@ async fn it_is_the_one_of_the_uri_rules_and_open_to_everybody() {
     for user in [ROOT, ANNE] {
         lab.again(
             user,
-            "readonly::it_is_the_one_of_the_uri_rules_and_open_to_everybody",
+            "as_root::readonly::it_is_the_one_of_the_uri_rules_and_open_to_everybody",
             xml.to_str().unwrap(),
         );
     }

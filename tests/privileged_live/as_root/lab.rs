@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use libvirt_qmp::Libvirt;
 use libvirt_qmp::protocol::constants::DomainCreateFlags;
 
-use crate::containers::container;
+use super::containers::container;
 use crate::support::lab::{guest_xml, uuid_of};
 use crate::support::privileged::{ANNE, PART, Privileged, ROOT, part, virsh};
 use crate::support::process::{PATIENCE, poll_until, that_name};
@@ -88,7 +88,7 @@ fn it_has_a_world_of_its_own() {
     }
     let lab = Privileged::start();
     for user in [ROOT, ANNE] {
-        lab.again(user, "lab::it_has_a_world_of_its_own", "look");
+        lab.again(user, "as_root::lab::it_has_a_world_of_its_own", "look");
     }
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     assert!(!mounts.contains(lab.dir().to_str().unwrap()), "{mounts}");
@@ -115,7 +115,7 @@ async fn it_leaves_nothing() {
 #[tokio::test]
 #[ignore = "needs root, libvirtd and its LXC driver: run tests/run"]
 async fn a_killed_test_run_leaves_nothing() {
-    const NAME: &str = "lab::a_killed_test_run_leaves_nothing";
+    const NAME: &str = "as_root::lab::a_killed_test_run_leaves_nothing";
     if part().is_some() {
         let lab = inhabited().await;
         println!("\nscratch: {}", lab.dir().display());

@@ -37,7 +37,7 @@ async fn it_decides_who_comes_in() {
         // A refusal is nothing that lasts.
         (ANNE, "allowed"),
     ] {
-        lab.again(user, "polkit::it_decides_who_comes_in", part);
+        lab.again(user, "as_root::polkit::it_decides_who_comes_in", part);
     }
     // Nor does it ask of root outside, of whom it knows no process.
     let uri = crate::uri("qemu", &lab.unix_path());
