@@ -842,6 +842,23 @@ mod tests {
         assert!(Error::Closed.class().is_none());
     }
 
+    fn of_libvirt(code: i32, domain: i32) -> Error {
+        Error::from(LibvirtError {
+            code,
+            domain,
+            level: 2,
+            message: None,
+            str1: None,
+            str2: None,
+            str3: None,
+            int1: -1,
+            int2: -1,
+            about_domain: None,
+            about_network: None,
+            procedure: "QEMU_PROC_DOMAIN_AGENT_COMMAND",
+        })
+    }
+
     #[test]
     fn an_answer_that_libvirt_does_not_understand_is_one() {
         for (domain, maybe_executed) in [
@@ -849,20 +866,7 @@ mod tests {
             (LibvirtError::FROM_QEMU, true),
             (LibvirtError::FROM_RPC, false),
         ] {
-            let error = Error::from(LibvirtError {
-                code: LibvirtError::INTERNAL_ERROR,
-                domain,
-                level: 2,
-                message: None,
-                str1: None,
-                str2: None,
-                str3: None,
-                int1: -1,
-                int2: -1,
-                about_domain: None,
-                about_network: None,
-                procedure: "QEMU_PROC_DOMAIN_AGENT_COMMAND",
-            });
+            let error = of_libvirt(LibvirtError::INTERNAL_ERROR, domain);
             assert_eq!(error.maybe_executed(), maybe_executed, "{domain}");
         }
     }
@@ -916,20 +920,7 @@ mod tests {
             (LibvirtError::AGENT_COMMAND_FAILED, false, false, false),
             (LibvirtError::ARGUMENT_UNSUPPORTED, false, false, false),
         ] {
-            let error = Error::from(LibvirtError {
-                code,
-                domain: LibvirtError::FROM_QEMU,
-                level: 2,
-                message: None,
-                str1: None,
-                str2: None,
-                str3: None,
-                int1: -1,
-                int2: -1,
-                about_domain: None,
-                about_network: None,
-                procedure: "QEMU_PROC_DOMAIN_AGENT_COMMAND",
-            });
+            let error = of_libvirt(code, LibvirtError::FROM_QEMU);
             assert_eq!(error.is_agent_unresponsive(), unresponsive, "{code}");
             assert_eq!(error.is_timeout(), timeout, "{code}");
             assert_eq!(error.maybe_executed(), maybe_executed, "{code}");

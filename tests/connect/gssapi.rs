@@ -281,23 +281,9 @@ fn over_tls_there_is_no_layer() {
         let files: [(&str, &Path); 2] = [("krb5.conf", &config), ("krb5.keytab", &keys)];
         let lab = Lab::start_with_kerberos("gssapi", &files, || {
             port.set(free_addr().port());
-            let file = |name: &str| pki.path(name).display().to_string();
-            format!(
-                "listen_tls = 1\ntls_port = \"{}\"\nauth_tls = \"sasl\"\nca_file = \"{}\"\ncert_file = \"{}\"\nkey_file = \"{}\"\n",
-                port.get(),
-                file("ca.pem"),
-                file("server.pem"),
-                file("server.key")
-            )
+            pki.settings(port.get(), "sasl")
         });
-        let directory = pki.directory(
-            "pki",
-            &[
-                ("cacert.pem", "ca.pem"),
-                ("clientcert.pem", "client.pem"),
-                ("clientkey.pem", "client.key"),
-            ],
-        );
+        let directory = pki.of_client();
         kdc.log_in("fred", LIFE);
         let uri = format!(
             "test+tls://localhost:{}/default?pkipath={}",

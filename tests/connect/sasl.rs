@@ -225,23 +225,9 @@ async fn over_tls() {
     let port = std::cell::Cell::new(0);
     let lab = Lab::start_with_sasl(MECHANISMS, || {
         port.set(free_addr().port());
-        let file = |name: &str| pki.path(name).display().to_string();
-        format!(
-            "listen_tls = 1\ntls_port = \"{}\"\nauth_tls = \"sasl\"\nca_file = \"{}\"\ncert_file = \"{}\"\nkey_file = \"{}\"\n",
-            port.get(),
-            file("ca.pem"),
-            file("server.pem"),
-            file("server.key")
-        )
+        pki.settings(port.get(), "sasl")
     });
-    let directory = pki.directory(
-        "pki",
-        &[
-            ("cacert.pem", "ca.pem"),
-            ("clientcert.pem", "client.pem"),
-            ("clientkey.pem", "client.key"),
-        ],
-    );
+    let directory = pki.of_client();
     let uri = |more: &str| {
         format!(
             "test+tls://127.0.0.1:{}/default?pkipath={}{more}",

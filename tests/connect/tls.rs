@@ -64,14 +64,7 @@ async fn a_daemon_that_wants_certificates() {
     let port = std::cell::Cell::new(0);
     let lab = Lab::start_with(|| {
         port.set(free_addr().port());
-        let file = |name: &str| pki.path(name).display().to_string();
-        format!(
-            "listen_tls = 1\ntls_port = \"{}\"\nauth_tls = \"none\"\nca_file = \"{}\"\ncert_file = \"{}\"\nkey_file = \"{}\"\n",
-            port.get(),
-            file("ca.pem"),
-            file("server.pem"),
-            file("server.key")
-        )
+        pki.settings(port.get(), "none")
     });
     let guest = lab.guest("one");
     let port = port.get();

@@ -78,6 +78,27 @@ impl Pki {
         directory
     }
 
+    /// A directory for the parameter `pkipath` with the certificate `client` and what a client checks the daemon's by.
+    pub(crate) fn of_client(&self) -> PathBuf {
+        let files = [
+            ("cacert.pem", "ca.pem"),
+            ("clientcert.pem", "client.pem"),
+            ("clientkey.pem", "client.key"),
+        ];
+        self.directory("pki", &files)
+    }
+
+    /// Settings of a daemon that listens on this port with the certificate `server`, and then authenticates so.
+    pub(crate) fn settings(&self, port: u16, auth: &str) -> String {
+        let file = |name: &str| self.path(name).display().to_string();
+        format!(
+            "listen_tls = 1\ntls_port = \"{port}\"\nauth_tls = \"{auth}\"\nca_file = \"{}\"\ncert_file = \"{}\"\nkey_file = \"{}\"\n",
+            file("ca.pem"),
+            file("server.pem"),
+            file("server.key")
+        )
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.scratch.path(name)
     }

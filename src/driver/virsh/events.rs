@@ -1,5 +1,5 @@
-//! The virsh that prints the events of a domain, or of all, and the streams of them. Imports queue, qmp, error, `process`, `transcript`,
-//! `failure` and the drivers' `fanout`.
+//! The virsh that prints the events of a domain, or of all, and the streams of them. Imports queue, qmp, error, `process`,
+//! `transcript`, `failure` and the drivers' `fanout`.
 //!
 //! virsh prints nothing when it has registered. But libvirt's client can be told to log its calls, with their numbers, on
 //! standard error: the reply to the registration is among them, and no event comes before it.
