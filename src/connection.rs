@@ -77,8 +77,6 @@ pub(crate) enum Limits<'a> {
 pub(crate) struct Encoded {
     /// Complete but for the serial.
     pub(crate) bytes: Vec<u8>,
-    /// Puts the serial in.
-    pub(crate) stamp: Stamp,
     /// Program and procedure, to check the reply against.
     pub(crate) procedure: (u32, i32),
     /// Descriptors that go with it, where the stream passes any.
@@ -103,16 +101,17 @@ pub(crate) struct Connection<R, H> {
 }
 
 impl<R, H> Connection<R, H> {
-    pub(crate) fn new(max_in_flight: usize) -> Self {
-        Connection::starting_at(max_in_flight, 0)
+    /// `stamp` puts a serial into a call.
+    pub(crate) fn new(max_in_flight: usize, stamp: Stamp) -> Self {
+        Connection::starting_at(max_in_flight, 0, stamp)
     }
 
     /// Whose first call has this serial.
-    pub(crate) fn starting_at(max_in_flight: usize, serial: u32) -> Self {
+    pub(crate) fn starting_at(max_in_flight: usize, serial: u32, stamp: Stamp) -> Self {
         let all = u32::try_from(max_in_flight.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         let limit = (max_in_flight != usize::MAX).then(|| Arc::new(Semaphore::new(all as usize)));
         Connection {
-            calls: Calls::new(serial),
+            calls: Calls::new(serial, stamp),
             limit,
             all,
             leaving: AtomicBool::new(false),
@@ -390,7 +389,6 @@ impl Encoded {
     ) -> Submission<R, H> {
         Submission {
             bytes: mem::take(&mut self.bytes),
-            stamp: self.stamp,
             waiter,
             deadline,
             slot,

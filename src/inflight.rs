@@ -109,7 +109,6 @@ pub(crate) struct OutgoingPacket {
 pub(crate) struct Submission<R, H> {
     /// The encoded call, complete but for its serial.
     pub(crate) bytes: Vec<u8>,
-    pub(crate) stamp: Stamp,
     pub(crate) waiter: Waiter<R, H>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) slot: Slot,
@@ -211,6 +210,8 @@ pub(crate) struct Calls<R, H> {
 }
 
 struct State<R, H> {
+    /// Puts its serial into a call.
+    stamp: Stamp,
     queue: VecDeque<Queued<R, H>>,
     table: HashMap<u32, Sent<R, H>, BuildHasherDefault<NumberHasher>>,
     next_serial: u32,
@@ -227,10 +228,11 @@ struct State<R, H> {
 }
 
 impl<R, H> Calls<R, H> {
-    /// None yet; the first has this serial.
-    pub(crate) fn new(serial: u32) -> Self {
+    /// None yet; the first has this serial. `stamp` puts a serial into a call.
+    pub(crate) fn new(serial: u32, stamp: Stamp) -> Self {
         Calls {
             state: Mutex::new(State {
+                stamp,
                 queue: VecDeque::new(),
                 table: HashMap::default(),
                 next_serial: serial,
@@ -528,7 +530,7 @@ impl<R, H> State<R, H> {
         }
         let serial = self.next_serial;
         self.advance_serial();
-        (call.stamp)(&mut call.bytes, serial);
+        (self.stamp)(&mut call.bytes, serial);
         let Submission {
             bytes,
             waiter,
@@ -603,11 +605,16 @@ mod tests {
     type TestCalls = Calls<&'static str, ()>;
     type Reply = oneshot::Receiver<Result<&'static str, Failure>>;
 
+    fn calls() -> TestCalls {
+        Calls::new(0, |bytes, serial| {
+            bytes.copy_from_slice(&serial.to_be_bytes())
+        })
+    }
+
     fn call(deadline: Option<Instant>) -> (Submission<&'static str, ()>, Reply) {
         let (sender, receiver) = oneshot::channel();
         let call = Submission {
             bytes: vec![0; 4],
-            stamp: |bytes, serial| bytes.copy_from_slice(&serial.to_be_bytes()),
             waiter: Waiter::Caller(sender),
             deadline,
             slot: Slot::default(),
@@ -648,7 +655,7 @@ mod tests {
 
     #[tokio::test]
     async fn queued_calls_leave_together_and_replies_find_them() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         let (first, second) = (submit(&calls), submit(&calls));
         assert_eq!(batch(&calls), [0, 0, 0, 0, 0, 0, 0, 1]);
         answer(&calls, 1);
@@ -659,7 +666,7 @@ mod tests {
 
     #[test]
     fn a_call_dropped_while_queued_is_never_sent() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         drop(submit(&calls));
         assert!(batch(&calls).is_empty());
     }
@@ -682,7 +689,7 @@ mod tests {
 
     #[test]
     fn those_with_many_packets_take_turns_with_calls_and_each_other() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         for packets in [vec![0xa2, 0xa1, 0xa0], vec![0xb1, 0xb0], vec![]] {
             calls.submit_turn(Arc::new(Packets(Mutex::new(packets))));
         }
@@ -702,7 +709,7 @@ mod tests {
 
     #[test]
     fn a_serial_that_is_refused_is_passed_over() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         let taken = Arc::new(Taken::default());
         let (mut announced, _reply) = call(None);
         announced.announce = Some(taken.clone());
@@ -720,7 +727,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_wakes_a_reader_that_paused_while_there_was_none() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         assert!(calls.pause());
         let _reply = submit(&calls);
         calls.resume.notified().await;
@@ -733,7 +740,7 @@ mod tests {
 
     #[test]
     fn late_replies_are_told_from_foreign_ones() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         let reply = submit(&calls);
         batch(&calls);
         drop(reply);
@@ -744,7 +751,7 @@ mod tests {
 
     #[test]
     fn a_reply_of_another_procedure_is_not_taken() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         let _reply = submit(&calls);
         batch(&calls);
         assert!(matches!(
@@ -755,7 +762,7 @@ mod tests {
 
     #[test]
     fn a_serial_in_use_is_passed_over_after_wrapping() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         let _old = submit(&calls);
         batch(&calls);
         calls.lock().next_serial = u32::MAX;
@@ -766,7 +773,7 @@ mod tests {
 
     #[test]
     fn the_oldest_call_is_the_one_sent_first_also_after_wrapping() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         calls.lock().next_serial = u32::MAX - 1;
         let mut replies: Vec<_> = (0..4).map(|_| submit(&calls)).collect();
         batch(&calls);
@@ -782,7 +789,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn deadlines_say_how_far_the_call_had_come() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         let now = Instant::now();
         let deadline = Some(now + Duration::from_secs(1));
         let mut replies = Vec::new();
@@ -812,7 +819,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_expired_call_keeps_its_slot_until_the_late_reply() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         let limit = Arc::new(tokio::sync::Semaphore::new(1));
         let (mut call, _reply) = call(Some(Instant::now()));
         call.slot.connection = limit.clone().try_acquire_owned().ok();
@@ -826,7 +833,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_reaches_everybody_with_one_cause_and_says_what_was_sent() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         let sent = submit(&calls);
         batch(&calls);
         let queued = submit(&calls);
@@ -850,7 +857,7 @@ mod tests {
 
     #[test]
     fn abandoned_calls_do_not_pile_up() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         for _ in 0..10 * FIRST_PURGE {
             drop(submit(&calls));
         }
@@ -865,7 +872,7 @@ mod tests {
 
     #[test]
     fn urgent_bytes_go_first() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         let _reply = submit(&calls);
         calls.submit_urgent(b"pong".to_vec());
         assert_eq!(batch(&calls), b"pong\0\0\0\0");
@@ -873,7 +880,7 @@ mod tests {
 
     #[test]
     fn a_call_with_descriptors_leaves_alone_and_in_its_turn() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         let _replies = [
             submit(&calls),
             submit_with_file(&calls),
@@ -893,7 +900,7 @@ mod tests {
 
     #[tokio::test]
     async fn descriptors_that_the_system_refuses_fail_their_call_alone() {
-        let calls = TestCalls::new(0);
+        let calls = calls();
         let refused = submit_with_file(&calls);
         let good = submit(&calls);
         let with = calls.next_batch(&mut Vec::new()).unwrap();
@@ -906,11 +913,10 @@ mod tests {
 
     #[test]
     fn calls_that_go_ahead_keep_their_order() {
-        let calls = TestCalls::new(0);
+        let calls = TestCalls::new(0, |_, _| ());
         let numbered = |number: u8, ahead: bool| {
             let (mut call, reply) = call(None);
             call.bytes = vec![number];
-            call.stamp = |_, _| ();
             call.ahead = ahead;
             calls.submit(call).unwrap();
             reply

@@ -63,7 +63,8 @@ const MOST_FILES: usize = rpc::MESSAGE_NUM_FDS_MAX as usize;
 
 /// What the handles and the task of one connection share.
 struct Shared {
-    connection: Connection<Reply, Hook>,
+    // Boxed, for few calls have one, and each would have room for it.
+    connection: Connection<Reply, Box<Hook>>,
     /// Those of all connections that follow each other.
     subscriptions: Arc<Subscriptions>,
     state: StateSender,
@@ -88,7 +89,7 @@ impl Shared {
         subscriptions: Arc<Subscriptions>,
         state: StateSender,
     ) -> Arc<Self> {
-        let connection = Connection::new(config.max_in_flight);
+        let connection = Connection::new(config.max_in_flight, stamp);
         let passes_files = io.passes_files();
         let (read, write) = io.split();
         let shared = Arc::new(Shared {
@@ -130,11 +131,6 @@ impl Shared {
             let pong = Header::keepalive(Pong::NUMBER).prefix(0);
             self.connection.calls.submit_urgent(pong.to_vec());
         }
-    }
-
-    async fn send(&self, call: &mut Encoded, options: &CallOptions<'_>) -> Result<Reply, Error> {
-        self.prepare(call)?;
-        self.connection.send(call, options).await
     }
 
     async fn send_in(
@@ -341,7 +337,10 @@ impl Client {
     ) -> Result<Reply, Error> {
         trace_call(name);
         match &self.way {
-            Way::Once(handle) => handle.shared.send(call, options).await,
+            Way::Once(handle) => {
+                handle.shared.prepare(call)?;
+                handle.shared.connection.send(call, options).await
+            }
             // Boxed, so that calls of other connections have no room for it.
             Way::Lasting(handle) => {
                 let send = async {
@@ -547,7 +546,6 @@ fn seal(spec: &Spec, kind: MessageType, mut bytes: Vec<u8>) -> Result<Encoded, E
     bytes[..PREFIX].copy_from_slice(&header.prefix(payload));
     Ok(Encoded {
         bytes,
-        stamp,
         procedure: (spec.program, spec.number),
         files: None,
         ahead: false,

@@ -197,16 +197,12 @@ impl NamedCall {
     /// The same call, to be sent once more on another connection.
     fn copy(&self) -> Self {
         let Encoded {
-            bytes,
-            stamp,
-            procedure,
-            ..
+            bytes, procedure, ..
         } = &self.call;
         NamedCall {
             name: self.name,
             call: Encoded {
                 bytes: bytes.clone(),
-                stamp: *stamp,
                 procedure: *procedure,
                 files: None,
                 ahead: false,
@@ -223,11 +219,11 @@ impl NamedCall {
         step: Step,
         slot: Slot,
     ) -> Result<(), Arc<EndCause>> {
-        let hook = Hook {
+        let hook = Box::new(Hook {
             key: key.clone(),
             name: self.name,
             step,
-        };
+        });
         shared
             .connection
             .calls

@@ -152,7 +152,7 @@ fn take_reply(shared: &Shared, packet: Packet, files: Files) -> Result<(), EndCa
         Found::Waiter(Waiter::Hook(hook)) => {
             shared
                 .subscriptions
-                .replied(shared, hook, header.status, payload);
+                .replied(shared, *hook, header.status, payload);
             Ok(())
         }
         Found::Abandoned => {

@@ -125,7 +125,7 @@ impl Session {
             .store(first.wrapping_add(1), Ordering::Relaxed);
         let in_flight = config.max_in_flight.min(MAX_IN_FLIGHT);
         let shared = Arc::new(Shared {
-            connection: Connection::starting_at(in_flight, first),
+            connection: Connection::starting_at(in_flight, first, Ids::stamp),
             ids: ids.clone(),
             outlet: opening.outlet.clone(),
             handshake: config.handshake,
@@ -484,7 +484,6 @@ impl Ids {
         }
         Ok(Encoded {
             bytes,
-            stamp: Ids::stamp,
             procedure: (0, 0),
             files: None,
             ahead: command.is_oob(),
@@ -520,11 +519,9 @@ mod tests {
         let ids = Ids::new();
         let command = RawCommand::parse(br#"{"execute":"stop","id":7}"#).unwrap();
         for serial in [0, 1, 9, 4_000_000_000, u32::MAX] {
-            let Encoded {
-                mut bytes, stamp, ..
-            } = ids.encode(&command).unwrap();
+            let Encoded { mut bytes, .. } = ids.encode(&command).unwrap();
             let length = bytes.len();
-            stamp(&mut bytes, serial);
+            Ids::stamp(&mut bytes, serial);
             assert_eq!(bytes.len(), length);
             let sent: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
             assert_eq!(sent["execute"], "stop");

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::failure;
 use super::process::{Launcher, Process, Started, last_words};
-use super::transcript::{Line, Lines, Marks, Said, Transcript};
+use super::transcript::{Line, Lines, Marks, Said, Transcript, stamp};
 use crate::config::Config;
 use crate::connection::{CallOptions, Connection, Deadline, Limits, spawn};
 use crate::error::{EndCause, Error, Phase};
@@ -78,7 +78,7 @@ impl Session {
             return Err(Error::json("virsh", "no standard input"));
         };
         let shared = Arc::new(Shared {
-            connection: Connection::new(1),
+            connection: Connection::new(1, stamp),
             marks: Marks::new(),
             last_words: Mutex::default(),
         });

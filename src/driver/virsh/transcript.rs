@@ -90,7 +90,6 @@ impl Marks {
         );
         Encoded {
             bytes: text.into_bytes(),
-            stamp,
             procedure: (0, 0),
             files: None,
             ahead: false,
@@ -129,7 +128,7 @@ fn parse_rest(rest: &[u8]) -> Option<(u32, Kind)> {
 }
 
 /// Puts the serial into the four marks of an encoded call.
-fn stamp(bytes: &mut [u8], serial: u32) {
+pub(super) fn stamp(bytes: &mut [u8], serial: u32) {
     let digits = format!("{serial:08x}");
     // The first is at a fixed place from the start, the others from the end; `-b` or the like and a line end follow each.
     let end_of_line = |line_end: usize| line_end.checked_sub(1 + 2 + 8);
@@ -359,7 +358,7 @@ mod tests {
 
     fn encoded(command: &str, serial: u32) -> String {
         let mut call = marks().encode(command);
-        (call.stamp)(&mut call.bytes, serial);
+        stamp(&mut call.bytes, serial);
         String::from_utf8(call.bytes).unwrap()
     }
 
