@@ -53,10 +53,27 @@ async fn ctrl_c_gives_up_on_a_command_but_sends_it_once() {
         .iter()
         .filter(|command| command["execute"] == "stop");
     assert_eq!(stops.count(), 1);
-    // While a command runs, a terminal takes the key for itself.
-    shell.pty.wait_for_line("qmp> ");
     shell.pty.send(CTRL_D);
     assert_eq!(shell.pty.end(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_d_while_a_command_runs_leaves_after_it() {
+    let qemu = qemu().await;
+    qemu.hold("stop");
+    let mut shell = Shell::start_on(qemu, &[]);
+    shell.pty.wait_for_line("qmp> ");
+    shell.pty.enter("stop");
+    shell
+        .wait_for_command(|command| command["execute"] == "stop")
+        .await;
+    shell.pty.send("query-version\r");
+    shell.pty.send(CTRL_D);
+    shell.qemu.release("stop");
+    assert_eq!(shell.pty.end(), 0);
+    assert!(shell.pty.is_cooked());
+    let last = shell.qemu.commands().pop().unwrap();
+    assert_eq!(last["execute"], "query-version");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -150,6 +150,20 @@ impl Pty {
         });
     }
 
+    /// Waits until this was written, escape sequences included.
+    pub(crate) fn wait_for_raw(&self, text: &str) {
+        self.wait(&format!("{text:?}"), |screen| {
+            String::from_utf8_lossy(&screen.raw).contains(text)
+        });
+    }
+
+    /// Waits until the cursor is in this column.
+    pub(crate) fn wait_for_column(&self, column: u16) {
+        self.wait(&format!("cursor in column {column}"), |screen| {
+            screen.parser.screen().cursor_position().1 == column
+        });
+    }
+
     /// Presses TAB until the line with the cursor is this one. What QEMU is asked for may not come in time for the first:
     /// the bell rings then.
     pub(crate) fn tab_until(&mut self, line: &str) {
@@ -195,11 +209,6 @@ impl Pty {
     /// The text of the screen.
     pub(crate) fn screen(&self) -> String {
         self.lock().parser.screen().contents()
-    }
-
-    /// The column of the cursor.
-    pub(crate) fn column(&self) -> u16 {
-        self.lock().parser.screen().cursor_position().1
     }
 
     /// Everything that was written, escape sequences included.

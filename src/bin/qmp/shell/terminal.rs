@@ -5,7 +5,9 @@ use std::io::stdin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use libvirt_qmp::{Error, Event, EventFilter, EventOptions, EventStream, Monitor, MonitorExt};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -29,7 +31,7 @@ pub(super) async fn run(
     log: Option<Log>,
     interrupts: &mut Interrupts,
 ) -> Result<(), Failure> {
-    let _settings = Kept::new();
+    let settings = Kept::new();
     let Place {
         monitor,
         name,
@@ -39,6 +41,10 @@ pub(super) async fn run(
     let started = Editor::start(live.clone(), how.hmp, History::new(how.hmp)).await;
     let (editor, printer) =
         started.map_err(|error| Failure::usage(format!("the terminal cannot be used: {error}")))?;
+    // A terminal without a printer is one that the editor leaves as it is, to read whole lines.
+    if printer.is_some() {
+        settings.keep_keys();
+    }
     let terminal = Terminal::new(printer);
     let screen = Screen::Terminal(terminal.clone());
     let mut session = Session::new(&**monitor, how, screen, log.clone());
@@ -227,6 +233,18 @@ struct Kept(Option<Termios>);
 impl Kept {
     fn new() -> Self {
         Kept(tcgetattr(stdin()).ok())
+    }
+
+    /// Keeps the keys that are pressed while no line is read, each for itself: of a Ctrl-D the terminal would make the end of a
+    /// line that nobody reads. The editor has settings of its own, and puts these back after each line.
+    fn keep_keys(&self) {
+        if let Some(settings) = &self.0 {
+            let mut settings = settings.clone();
+            settings.local_modes.remove(LocalModes::ICANON);
+            settings.special_codes[SpecialCodeIndex::VMIN] = 1;
+            settings.special_codes[SpecialCodeIndex::VTIME] = 0;
+            let _ = tcsetattr(stdin(), OptionalActions::Now, &settings);
+        }
     }
 }
 
