@@ -118,6 +118,11 @@ async fn events_can_be_chosen() {
     shell.pty.enter("cont");
     shell.pty.wait_for(" RESUME");
     shell.pty.enter("stop");
+    shell.pty.enter("cont");
+    // What came before it has been looked at.
+    shell.pty.wait_until("two events", |screen| {
+        screen.matches(" RESUME").count() == 2
+    });
     shell.pty.enter("!events on");
     shell.pty.enter("system_reset");
     shell.pty.wait_for(" RESET");
