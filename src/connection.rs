@@ -128,8 +128,13 @@ impl<R, H> Connection<R, H> {
         call: &mut Encoded,
         options: &CallOptions<'_>,
     ) -> Result<R, Error> {
-        let slot = self.slot(options, &mut None).await?;
-        self.send_in(slot, call, options).await
+        let mut turn = None;
+        let slot = match self.slot_at_once(options, &mut turn) {
+            Some(slot) => slot,
+            None => Box::pin(self.wait_for_slot(options, &mut turn)).await?,
+        };
+        let reply = self.submit(slot, call, options)?;
+        answered(reply.await, options)
     }
 
     /// As `send`, in a slot that the call has already.
@@ -139,6 +144,17 @@ impl<R, H> Connection<R, H> {
         call: &mut Encoded,
         options: &CallOptions<'_>,
     ) -> Result<R, Error> {
+        let reply = self.submit(slot, call, options)?;
+        answered(reply.await, options)
+    }
+
+    /// Queues a call, which is answered through what is returned.
+    fn submit(
+        &self,
+        slot: Slot,
+        call: &mut Encoded,
+        options: &CallOptions<'_>,
+    ) -> Result<oneshot::Receiver<Result<R, Failure>>, Error> {
         let (sender, reply) = oneshot::channel();
         let submission = call.submit(
             Waiter::Caller(sender),
@@ -148,13 +164,43 @@ impl<R, H> Connection<R, H> {
         self.calls
             .submit(submission)
             .map_err(|cause| Error::disconnected(cause, false))?;
-        match reply.await {
-            Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(Failure::Timeout(progress))) => Err(timed_out(options, progress)),
-            Ok(Err(Failure::Ended { cause, sent })) => Err(Error::disconnected(cause, sent)),
-            Ok(Err(Failure::Files(source))) => Err(Error::Files { source }),
-            // The table answers every call before it lets go of it.
-            Err(_) => Err(Error::disconnected(Arc::new(EndCause::RuntimeGone), true)),
+        Ok(reply)
+    }
+
+    /// The right to have a call in flight, where it need not be waited for. What came of it stays in `turn` otherwise.
+    fn slot_at_once(
+        &self,
+        options: &CallOptions<'_>,
+        turn: &mut Option<OwnedSemaphorePermit>,
+    ) -> Option<Slot> {
+        if leaves_no_time(options.deadline) {
+            return None;
+        }
+        let (monitor, connection, calls) = self.limits(options);
+        if let (Some(monitor), None) = (monitor, &turn) {
+            *turn = Some(monitor.clone().try_acquire_owned().ok()?);
+        }
+        let connection = match connection {
+            Some(connection) => Some(connection.clone().try_acquire_many_owned(calls).ok()?),
+            None => None,
+        };
+        Some(Slot {
+            connection,
+            monitor: turn.take(),
+        })
+    }
+
+    /// Whose turn a call waits for, and whose slots, and how many of them.
+    fn limits<'a>(
+        &'a self,
+        options: &CallOptions<'a>,
+    ) -> (Option<&'a Arc<Semaphore>>, Option<&'a Arc<Semaphore>>, u32) {
+        let limit = self.limit.as_ref();
+        match options.limits {
+            Limits::None => (None, None, 1),
+            Limits::Connection => (None, limit, 1),
+            Limits::Whole => (None, limit, self.all),
+            Limits::Monitor(own) => (limit.map(|_| own), limit, 1),
         }
     }
 
@@ -165,49 +211,47 @@ impl<R, H> Connection<R, H> {
         options: &CallOptions<'_>,
         turn: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<Slot, Error> {
+        match self.slot_at_once(options, turn) {
+            Some(slot) => Ok(slot),
+            // Boxed, so that a call that need not wait has no room for it.
+            None => Box::pin(self.wait_for_slot(options, turn)).await,
+        }
+    }
+
+    async fn wait_for_slot(
+        &self,
+        options: &CallOptions<'_>,
+        turn: &mut Option<OwnedSemaphorePermit>,
+    ) -> Result<Slot, Error> {
         if leaves_no_time(options.deadline) {
             return Err(timed_out(options, Progress::Queued));
         }
-        let limit = self.limit.as_ref();
-        let (monitor, connection, calls) = match options.limits {
-            Limits::None => (None, None, 1),
-            Limits::Connection => (None, limit, 1),
-            Limits::Whole => (None, limit, self.all),
-            Limits::Monitor(own) => (limit.map(|_| own), limit, 1),
-        };
-        let mut slot = Slot::default();
+        let (monitor, connection, calls) = self.limits(options);
         if let (Some(monitor), None) = (monitor, &turn) {
-            *turn = Some(self.permit(monitor, 1, options).await?);
+            *turn = Some(self.wait_for_permit(monitor, 1, options).await?);
         }
-        if let Some(connection) = connection {
-            slot.connection = Some(self.permit(connection, calls, options).await?);
-        }
-        slot.monitor = turn.take();
-        Ok(slot)
-    }
-
-    async fn permit(
-        &self,
-        limit: &Arc<Semaphore>,
-        calls: u32,
-        options: &CallOptions<'_>,
-    ) -> Result<OwnedSemaphorePermit, Error> {
-        match limit.clone().try_acquire_many_owned(calls) {
-            Ok(permit) => Ok(permit),
-            // Boxed, so that a call that need not wait has no room for it.
-            Err(_) => Box::pin(self.wait_for_permit(limit.clone(), calls, options)).await,
-        }
+        let connection = match connection {
+            Some(connection) => Some(self.wait_for_permit(connection, calls, options).await?),
+            None => None,
+        };
+        Ok(Slot {
+            connection,
+            monitor: turn.take(),
+        })
     }
 
     /// Those who wait are served in their order: what wants many is not passed by those who want one.
     async fn wait_for_permit(
         &self,
-        limit: Arc<Semaphore>,
+        limit: &Arc<Semaphore>,
         calls: u32,
         options: &CallOptions<'_>,
     ) -> Result<OwnedSemaphorePermit, Error> {
+        if let Ok(permit) = limit.clone().try_acquire_many_owned(calls) {
+            return Ok(permit);
+        }
         let permit = tokio::select! {
-            permit = limit.acquire_many_owned(calls) => permit.map_err(|_| Error::Closed),
+            permit = limit.clone().acquire_many_owned(calls) => permit.map_err(|_| Error::Closed),
             cause = self.closed() => Err(Error::disconnected(cause, false)),
             () = sleep_until(options.deadline) => Err(timed_out(options, Progress::Queued)),
         };
@@ -412,6 +456,21 @@ pub(crate) async fn let_others_run() {
         Poll::Pending
     })
     .await;
+}
+
+/// What came of a call.
+fn answered<R>(
+    reply: Result<Result<R, Failure>, oneshot::error::RecvError>,
+    options: &CallOptions<'_>,
+) -> Result<R, Error> {
+    match reply {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(Failure::Timeout(progress))) => Err(timed_out(options, progress)),
+        Ok(Err(Failure::Ended { cause, sent })) => Err(Error::disconnected(cause, sent)),
+        Ok(Err(Failure::Files(source))) => Err(Error::Files { source }),
+        // The table answers every call before it lets go of it.
+        Err(_) => Err(Error::disconnected(Arc::new(EndCause::RuntimeGone), true)),
+    }
 }
 
 /// The error of a call whose deadline has passed.
